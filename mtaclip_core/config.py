@@ -1,0 +1,223 @@
+"""Typed, frozen configuration of a training: YAML files plus `key=value` overrides.
+
+Defaults are the MTA-CLIP release's (METHOD: decoder, losses, ADE20K recipe) where it has one; a file under
+`config/train/` names only what differs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mtaclip_core.cli import UserError
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(Config):
+    """Image backbone: CLIP towers of open_clip (`RN50`, `RN101`, `ViT-B-16`) or any timm features model."""
+
+    kind: Literal["clip", "timm"] = "clip"
+    name: str = "RN50"
+    pretrained: str | None = None  # open_clip/timm tag or a local weights file; None: random weights
+
+
+class PixelDecoderConfig(Config):
+    """`deformable`: multi-scale deformable attention (METHOD row 2); `fpn`: a light one for CPUs."""
+
+    kind: Literal["deformable", "fpn"] = "deformable"
+    layers: int = Field(6, ge=1)  # deformable only
+
+
+class TextConfig(Config):
+    """Where the class embeddings T (Z, C', E) come from."""
+
+    source: Literal["clip", "learned", "random_orthogonal"] = "clip"
+    contexts: int = Field(3, ge=1, description="Z")
+    clip_name: str = "RN50"
+    clip_pretrained: str | None = None
+    width: int = Field(512, ge=8, description="E where no CLIP tower sets it")
+
+
+class DecoderConfig(Config):
+    queries: int = Field(100, ge=1, description="Q")
+    width: int = Field(256, ge=8, description="D")
+    layers: int = Field(9, ge=1)
+    heads: int = Field(8, ge=1)
+    feedforward: int = Field(2048, ge=8)
+
+
+class ModelConfig(Config):
+    backbone: BackboneConfig = BackboneConfig()
+    pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
+    text: TextConfig = TextConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    # Share of the text tokens' own masks in the class maps at test time; 0 is MTA-CLIP (they are unused there).
+    text_map_weight: float = Field(0.0, ge=0.0, le=1.0)
+
+
+class LossConfig(Config):
+    """Weights and settings of the objective; METHOD `Objective and recipe`."""
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    contrastive_weight: float = 1.0
+    no_object: float = 0.1
+    points: int = Field(12544, ge=1)
+    oversample: float = Field(3.0, ge=1.0)
+    importance: float = Field(0.75, ge=0.0, le=1.0)
+    negatives: Literal["mix", "separate", "all_positive"] = "mix"
+    temperature: float | Literal["none", "learned"] = "none"
+    ignore_aware: bool = False  # void pixels leave mask and dice losses instead of being negatives
+    # Cross entropy of the text tokens' masks as a per-pixel classifier; 0 is MTA-CLIP (text masks get no loss there).
+    pixel_text_weight: float = Field(0.0, ge=0.0)
+    pixel_class_weights: dict[str, float] = {}  # by class name, 1 where not named
+
+
+class SourceConfig(Config):
+    """One training set; its classes are joined to the model's by name."""
+
+    data: str
+    split: str = "train"
+    weight: float = Field(1.0, gt=0.0, description="share of the samples, relative to the other sources")
+
+
+class AugmentConfig(Config):
+    crop: tuple[int, int] = (512, 1024)
+    scale: tuple[float, float] = (0.5, 2.0)  # of the source image
+    flip: float = Field(0.5, ge=0.0, le=1.0)
+    colour: bool = True  # SSD photometric distortion
+
+
+class OptimiserConfig(Config):
+    lr: float = Field(1e-4, gt=0.0)
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    backbone_factor: float = 0.1
+    clip_norm: float = Field(0.01, ge=0.0, description="largest gradient norm; 0: no clipping")
+    warmup: int = Field(1500, ge=0, description="steps")
+    power: float = 0.9
+
+
+class TrainConfig(Config):
+    """One experiment."""
+
+    classes: Literal["cityscapes", "camvid"] = "cityscapes"
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: tuple[SourceConfig, ...] = ()
+    validation: SourceConfig | None = None
+    augment: AugmentConfig = AugmentConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    steps: int = Field(90_000, ge=1)
+    batch: int = Field(16, ge=1, description="samples per step over all processes")
+    precision: Literal["f32", "bf16", "fp16"] = "f32"
+    ema: float = Field(0.0, ge=0.0, lt=1.0, description="decay of the averaged weights; 0: none")
+    seed: int = 0
+    workers: int = Field(2, ge=0)
+    cache: bool = False  # keep decoded images in memory
+    network_size: tuple[int, int] | None = None  # of evaluation and export; None: the crop
+    evaluate_every: int = Field(5000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
+    log_every: int = Field(50, ge=1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.network_size or self.augment.crop
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file and apply `key=value` overrides (`optimiser.lr=2e-4`, `train.0.data=camvid:data/camvid`).
+
+    A file may start from another with `base: other.yaml` (relative to itself).
+
+    Raises:
+        UserError: no such file, broken YAML, unknown key (names the nearest valid one), or a value of the wrong type.
+    """
+    values = _read(Path(path))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"override '{text}': expected key=value, for example optimiser.lr=2e-4")
+        _set(values, key.split("."), yaml.safe_load(value) if value else None)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
+    """Check a mapping against `TrainConfig`; `origin` is named in errors.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            valid = _valid_keys(first["loc"][:-1])
+            near = difflib.get_close_matches(str(first["loc"][-1]), valid, 1, 0.0)
+            raise UserError(f"{origin}: unknown key '{where}'; did you mean '{near[0]}'?") from None
+        raise UserError(f"{origin}: {where}: {first['msg']} (got {first['input']!r})") from None
+
+
+def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise UserError(
+            f"config '{path}': {error.strerror}; expected a YAML file such as config/train/*.yaml"
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"config '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"config '{path}' must hold key: value pairs")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if depth > 8:
+        raise UserError(f"config '{path}': the chain of `base` files is longer than 8; is there a circle?")
+    return _merge(_read(path.parent / str(base), depth + 1), values)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(below.get(key), dict)
+        below[key] = _merge(below[key], value) if nested else value
+    return below
+
+
+def _set(values: Any, path: list[str], value: Any) -> None:
+    *parents, last = path
+    node = values
+    for part in parents:
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(f"override '{'.'.join(path)}': there is no entry {part}; the list has {len(node)}")
+            node = node[int(part)]
+        else:
+            if not isinstance(node.get(part), (dict, list)):
+                node[part] = {}
+            node = node[part]
+    if isinstance(node, list):
+        raise UserError(f"override '{'.'.join(path)}': name a key of the list's entry, such as {path[0]}.0.data")
+    node[last] = value
+
+
+def _valid_keys(location: Sequence[Any]) -> list[str]:
+    model: Any = TrainConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields[part].annotation
+        candidates = [field, *getattr(field, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, Config))
+    return list(model.model_fields)
