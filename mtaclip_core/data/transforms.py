@@ -1,0 +1,129 @@
+"""Training augmentation and the endless stream of samples; every draw is keyed by (seed, sample number)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import v2
+
+from mtaclip_core.config import AugmentConfig, SourceConfig
+from mtaclip_core.data.dataset import Sample, open_dataset
+from mtaclip_core.labels import UNLABELLED, LabelSpace, join
+
+
+class Augmentation:
+    """Random scale, crop, flip and colour (Mask2Former's recipe: short side jitter, SSD photometric distortion).
+
+    A crop window is cut from the source and resized once, so that the cost does not grow with the scale.
+    """
+
+    def __init__(self, config: AugmentConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.config = config
+        # torchvision's own defaults are the SSD recipe; hue is a fraction of the circle.
+        self.colour = v2.RandomPhotometricDistort() if config.colour else None
+        self.mean = torch.tensor(mean)[:, None, None] * 255.0
+        self.std = torch.tensor(std)[:, None, None] * 255.0
+
+    def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor]:
+        """-> image (3, h, w) float32 normalised and label (h, w) uint8, h x w the crop."""
+        rng = np.random.default_rng(seed)
+        image, label = self._crop(sample.image, sample.label, rng)
+        if rng.random() < self.config.flip:
+            image, label = image[:, ::-1], label[:, ::-1]
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        if self.colour is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                pixels = self.colour(pixels)
+        return (pixels.float() - self.mean) / self.std, torch.from_numpy(np.ascontiguousarray(label))
+
+    def _crop(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        height, width = self.config.crop
+        low, high = self.config.scale
+        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        # Window in source pixels; where it is larger than the image, the rest is padding.
+        wanted_h, wanted_w = height / scale, width / scale
+        h, w = min(image.shape[0], round(wanted_h)), min(image.shape[1], round(wanted_w))
+        top = int(rng.integers(0, image.shape[0] - h + 1))
+        left = int(rng.integers(0, image.shape[1] - w + 1))
+        image, label = image[top : top + h, left : left + w], label[top : top + h, left : left + w]
+        size = (min(width, round(w * scale)), min(height, round(h * scale)))
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, size, interpolation=interpolation)
+        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+        if size != (width, height):
+            border = (0, height - size[1], 0, width - size[0], cv2.BORDER_CONSTANT)
+            image = cv2.copyMakeBorder(image, *border, value=(124, 116, 104))
+            label = cv2.copyMakeBorder(label, *border, value=UNLABELLED)
+        return image, label
+
+
+class SampleStream(Dataset):
+    """The n-th training sample, for any n, from weighted sources whose classes are joined by name.
+
+    Sample n depends on (seed, n) alone: any number of workers and any resume give the same samples. Within a source
+    every frame comes once before any comes twice.
+
+    Raises:
+        UserError: a source cannot be opened or has no class in common with `space`.
+    """
+
+    def __init__(
+        self, sources: Sequence[SourceConfig], space: LabelSpace, augment: Augmentation, *, seed: int, cache: bool
+    ) -> None:
+        self.datasets = [open_dataset(s.data, s.split) for s in sources]
+        self.tables = [space.index_of_id[join(d.space, space)] for d in self.datasets]
+        self.augment = augment
+        self.seed = seed
+        self.pattern, self.places = _interleave([s.weight for s in sources])
+        self.cached = [[d[i] for i in range(len(d))] for d in self.datasets] if cache else None
+
+    def locate(self, n: int) -> tuple[int, int]:
+        """(source, frame) of sample n."""
+        period = len(self.pattern)
+        source = self.pattern[n % period]
+        drawn = (n // period) * self.pattern.count(source) + self.places[n % period]
+        count = len(self.datasets[source])
+        order = np.random.default_rng([self.seed, source, drawn // count]).permutation(count)
+        return source, int(order[drawn % count])
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        source, frame = self.locate(n)
+        sample = self.cached[source][frame] if self.cached is not None else self.datasets[source][frame]
+        joined = Sample(sample.image, self.tables[source][sample.label], sample.name)
+        return self.augment(joined, int(np.random.default_rng([self.seed, n]).integers(2**62)))
+
+    def name(self, n: int) -> str:
+        source, frame = self.locate(n)
+        return self.datasets[source].names[frame]
+
+
+class StepSampler(Sampler[int]):
+    """Sample numbers of one process, from a step to the last: rank r of w takes every w-th sample."""
+
+    def __init__(self, first_step: int, steps: int, batch: int, rank: int, world: int) -> None:
+        self.range = range(first_step * batch + rank, steps * batch, world)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+def _interleave(weights: Sequence[float], period: int = 100) -> tuple[list[int], list[int]]:
+    """A repeating order of sources that keeps to the weights, and for each place how often its source came before."""
+    total = sum(weights)
+    given = [0] * len(weights)
+    pattern, places = [], []
+    for i in range(1 if len(weights) == 1 else period):
+        source = max(range(len(weights)), key=lambda s: weights[s] / total * (i + 1) - given[s])
+        pattern.append(source)
+        places.append(given[source])
+        given[source] += 1
+    return pattern, places
