@@ -1,0 +1,156 @@
+"""The objective: class, mask, dice and contrastive terms after every decoder layer (METHOD `Objective and recipe`)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtaclip_core.config import LossConfig
+from mtaclip_core.labels import LabelSpace
+from mtaclip_core.losses.contrastive import contrastive_loss
+from mtaclip_core.losses.mask import binary_cross_entropy, count_segments, dice
+from mtaclip_core.losses.matcher import Match, match
+from mtaclip_core.losses.points import SegmentTargets, sample_points, segment_targets, uncertain_points, uniform_points
+from mtaclip_core.modeling.mask_text_decoder import LayerPrediction
+from mtaclip_core.modeling.mta_clip import Prediction, text_mask_logits
+
+CLIP_SCALE = 1 / 0.07
+MAX_SCALE = 100.0
+
+
+class Criterion(nn.Module):
+    """Weighted losses of a batch. Holds the learned temperature, where there is one.
+
+    Numbers run in float32 whatever the model's precision.
+    """
+
+    class_weight: Tensor
+    pixel_weight: Tensor
+
+    def __init__(self, config: LossConfig, space: LabelSpace) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = len(space)
+        weight = torch.ones(self.classes + 1)
+        weight[-1] = config.no_object
+        self.register_buffer("class_weight", weight, persistent=False)
+        pixel = torch.tensor([config.pixel_class_weights.get(name, 1.0) for name in space.names])
+        self.register_buffer("pixel_weight", pixel, persistent=False)
+        if config.temperature == "learned":
+            self.log_scale = nn.Parameter(torch.tensor(math.log(CLIP_SCALE)))
+
+    @property
+    def scale(self) -> Tensor | float:
+        """Inverse temperature of the contrastive loss."""
+        if self.config.temperature == "learned":
+            return self.log_scale.exp().clamp(max=MAX_SCALE)
+        return 1.0 if self.config.temperature == "none" else 1.0 / self.config.temperature
+
+    def forward(
+        self, prediction: Prediction, labels: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Loss terms, already weighted and summed over layers; their sum is the loss.
+
+        Args:
+            prediction: what the model gave for B images.
+            labels: (B, H, W) class indices, 255 unlabelled.
+            generator: source of the random points.
+        """
+        with torch.autocast(labels.device.type, enabled=False):
+            features = prediction.mask_features.float()
+            targets = segment_targets(labels, self.classes)
+            points = [uniform_points(self.config.points, features.device, generator) for _ in targets]
+            at_points = [
+                sample_points(f.unsqueeze(0), p).squeeze(0) for f, p in zip(features.detach(), points, strict=True)
+            ]
+            normaliser = count_segments(targets).to(features.device)
+            total: dict[str, Tensor] = {}
+            for layer in prediction.layers:
+                matches = [self._match(layer, b, targets[b], points[b], at_points[b]) for b in range(len(targets))]
+                for name, value in self._layer(
+                    layer, features, labels, targets, matches, normaliser, generator
+                ).items():
+                    total[name] = total.get(name, 0.0) + value
+        return total
+
+    def _match(
+        self, layer: LayerPrediction, b: int, targets: SegmentTargets, points: Tensor, at_points: Tensor
+    ) -> Match:
+        """Masks at the points are products with the sampled features: no full-size mask is needed (METHOD)."""
+        c = self.config
+        return match(
+            layer.class_logits[b],
+            layer.mask_embed[b].detach().float() @ at_points,
+            targets,
+            points,
+            class_weight=c.class_weight,
+            mask_weight=c.mask_weight,
+            dice_weight=c.dice_weight,
+            ignore_aware=c.ignore_aware,
+        )
+
+    def _layer(
+        self,
+        layer: LayerPrediction,
+        features: Tensor,
+        labels: Tensor,
+        targets: list[SegmentTargets],
+        matches: list[Match],
+        normaliser: Tensor,
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        c = self.config
+        classes = torch.full(layer.class_logits.shape[:2], self.classes, device=features.device)
+        for b, found in enumerate(matches):
+            classes[b, found.queries] = targets[b].classes[found.segments]
+        logits = layer.class_logits.float()
+        losses = {"class": c.class_weight * F.cross_entropy(logits.flatten(0, 1), classes.flatten(), self.class_weight)}
+        cross_entropy, overlap = self._masks(layer, features, targets, matches, generator)
+        losses["mask"] = c.mask_weight * cross_entropy / normaliser
+        losses["dice"] = c.dice_weight * overlap / normaliser
+        if c.contrastive_weight > 0:
+            losses["contrastive"] = c.contrastive_weight * contrastive_loss(
+                layer.similarity, classes, c.negatives, scale=self.scale, no_object=c.no_object
+            )
+        if c.pixel_text_weight > 0:
+            losses["pixel_text"] = c.pixel_text_weight * self._pixels(layer, features, labels)
+        return losses
+
+    def _masks(
+        self,
+        layer: LayerPrediction,
+        features: Tensor,
+        targets: list[SegmentTargets],
+        matches: list[Match],
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over all matched masks of cross entropy and dice; full masks are built for matched queries only."""
+        c = self.config
+        cross_entropy = overlap = layer.mask_embed.float().sum() * 0.0
+        for b, found in enumerate(matches):
+            if len(found.queries) == 0:
+                continue
+            masks = torch.einsum("md,dhw->mhw", layer.mask_embed[b, found.queries].float(), features[b])
+            with torch.no_grad():
+                points = uncertain_points(masks, c.points, c.oversample, c.importance, generator)
+                truth = sample_points(targets[b].masks[found.segments].unsqueeze(1), points).squeeze(1)
+                weights = torch.ones_like(truth)
+                if c.ignore_aware:
+                    valid = targets[b].valid.expand(len(masks), 1, -1, -1)
+                    weights = sample_points(valid, points).squeeze(1)
+            logits = sample_points(masks.unsqueeze(1), points).squeeze(1)
+            cross_entropy = cross_entropy + binary_cross_entropy(logits, truth, weights).sum()
+            overlap = overlap + dice(logits, truth, weights).sum()
+        return cross_entropy, overlap
+
+    def _pixels(self, layer: LayerPrediction, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the text tokens' masks over the classes, at the labels' size."""
+        logits = text_mask_logits(layer.text_mask_embed, features, self.classes)
+        logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        target = labels.long()
+        weight = self.pixel_weight[target.clamp(max=self.classes - 1)] * (target < self.classes)
+        loss = F.cross_entropy(logits, target.masked_fill(target >= self.classes, -100), reduction="none")
+        return (loss * weight).sum() / weight.sum().clamp(min=1.0)

@@ -1,0 +1,140 @@
+"""MTA-CLIP as a whole: backbone, pixel decoder, text table, Mask-Text Decoder, and its class maps at test time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtaclip_core.config import ModelConfig
+from mtaclip_core.labels import LabelSpace
+from mtaclip_core.modeling.backbone import build_image_backbone
+from mtaclip_core.modeling.mask_text_decoder import LayerPrediction, MaskTextDecoder
+from mtaclip_core.modeling.pixel_decoder import build_pixel_decoder
+from mtaclip_core.modeling.prompts import build_text
+
+
+@dataclass  # not frozen: Fabric rebuilds it in float32 under mixed precision
+class Prediction:
+    """Training-time output.
+
+    Attributes:
+        mask_features: (B, D, h, w), h, w = H/4, W/4.
+        layers: one prediction per decoder layer, the last one is the model's answer.
+    """
+
+    mask_features: Tensor
+    layers: list[LayerPrediction]
+
+
+class MTAClip(nn.Module):
+    """Segment images with masks that are aligned to class texts (arXiv 2407.21654).
+
+    Attributes:
+        space: the C classes, in the order of the logits.
+        mean, std: RGB statistics (0-1 scale) that images must be normalised with.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        pixel_decoder: nn.Module,
+        text: nn.Module,
+        decoder: MaskTextDecoder,
+        space: LabelSpace,
+        *,
+        text_map_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pixel_decoder = pixel_decoder
+        self.text = text
+        self.decoder = decoder
+        self.space = space
+        self.text_map_weight = text_map_weight
+        self.mean: tuple[float, float, float] = backbone.mean  # type: ignore[assignment]
+        self.std: tuple[float, float, float] = backbone.std  # type: ignore[assignment]
+        self._folded: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Prediction:
+        """(B, 3, H, W) normalised, H and W multiples of 32 -> predictions of all decoder layers."""
+        pixels = self.pixel_decoder(self.backbone(images))
+        return Prediction(pixels.mask_features, self.decoder(pixels, self.text()))
+
+    def fold_text(self) -> None:
+        """Compute the decoder's initial tokens once; they do not depend on the image. `train()` undoes it."""
+        with torch.no_grad():
+            self._folded = self.decoder.initial_tokens(self.text()).detach()
+
+    def train(self, mode: bool = True) -> MTAClip:
+        self._folded = None
+        return super().train(mode)
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """Class maps at stride 4: `sum_q softmax(class_q)[:C] * sigmoid(mask_q)` (METHOD 14).
+
+        With `text_map_weight` w > 0: `(1 - w)` times that, plus w times the softmax over the classes of the text
+        tokens' own masks (mean over contexts).
+
+        Args:
+            images: (B, 3, H, W) normalised, H and W multiples of 32.
+
+        Returns:
+            (B, C, H/4, W/4) float32, >= 0.
+        """
+        pixels = self.pixel_decoder(self.backbone(images))
+        tokens = self._folded if self._folded is not None else self.decoder.initial_tokens(self.text())
+        last = self.decoder(pixels, None, tokens, last_only=True)[-1]
+        return combine_maps(last, pixels.mask_features, len(self.space), self.text_map_weight)
+
+
+def combine_maps(prediction: LayerPrediction, mask_features: Tensor, classes: int, text_map_weight: float) -> Tensor:
+    """The class maps of one decoder layer, (B, C, h, w) float32; see `MTAClip.class_maps`."""
+    features = mask_features.float()
+    masks = torch.einsum("bqd,bdhw->bqhw", prediction.mask_embed.float(), features).sigmoid()
+    probability = prediction.class_logits.float().softmax(-1)[..., :classes]
+    maps = torch.einsum("bqc,bqhw->bchw", probability, masks)
+    if text_map_weight == 0.0:
+        return maps
+    texts = text_mask_logits(prediction.text_mask_embed, features, classes)
+    return maps * (1.0 - text_map_weight) + texts.softmax(1) * text_map_weight
+
+
+def text_mask_logits(text_mask_embed: Tensor, mask_features: Tensor, classes: int) -> Tensor:
+    """Mask logits of the text tokens, mean over contexts, `none` left out.
+
+    (B, Z, C', D), (B, D, h, w) -> (B, C, h, w) float32.
+    """
+    return torch.einsum("bcd,bdhw->bchw", text_mask_embed.float().mean(1)[:, :classes], mask_features.float())
+
+
+def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0) -> MTAClip:
+    """Put the parts together that the configuration names.
+
+    Raises:
+        UserError: weights that cannot be loaded, an unknown backbone.
+    """
+    backbone = build_image_backbone(config.backbone.kind, config.backbone.name, config.backbone.pretrained)
+    width = config.decoder.width
+    text = build_text(
+        config.text.source,
+        space.names,
+        contexts=config.text.contexts,
+        clip_name=config.text.clip_name,
+        clip_pretrained=config.text.clip_pretrained,
+        width=config.text.width,
+        seed=seed,
+    )
+    decoder = MaskTextDecoder(
+        classes=len(space),
+        contexts=config.text.contexts,
+        text_width=text.width,
+        queries=config.decoder.queries,
+        width=width,
+        layers=config.decoder.layers,
+        heads=config.decoder.heads,
+        feedforward=config.decoder.feedforward,
+    )
+    pixel_decoder = build_pixel_decoder(config.pixel_decoder, backbone.channels, width)
+    return MTAClip(backbone, pixel_decoder, text, decoder, space, text_map_weight=config.text_map_weight)

@@ -1,0 +1,106 @@
+"""Learned prompts for CLIP's text encoder, and the choice of text source (`text.source`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mtaclip_core.cli import UserError
+from mtaclip_core.modeling.text_encoder import TextEncoder, build_text_encoder
+from mtaclip_core.modeling.text_table import NONE_NAME, LearnedText, RandomOrthogonalText, TextTable
+
+__all__ = [
+    "CONTEXT_TOKENS",
+    "NONE_NAME",
+    "ClipPromptText",
+    "LearnedText",
+    "RandomOrthogonalText",
+    "TextTable",
+    "build_text",
+    "readable",
+]
+
+CONTEXT_TOKENS = 8
+INITIAL_STD = 0.02
+
+
+def readable(name: str) -> str:
+    """A class name as English text: `SignSymbol` -> `sign symbol`, `traffic_light` -> `traffic light`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_\-]+", " ", name)
+    return " ".join(spaced.lower().split())
+
+
+class ClipPromptText(TextTable):
+    """Z learned contexts of 8 tokens, shared by all classes, before each class name (METHOD.md 1, rows 3 to 6).
+
+    A sequence is start, 8 learned tokens, the class name's tokens, end, padding; there are no template words.
+    """
+
+    tokens: torch.Tensor
+    eot_index: torch.Tensor
+
+    def __init__(self, encoder: TextEncoder, class_names: Sequence[str], contexts: int, seed: int = 0) -> None:
+        """`class_names`: the C classes without `none`, which is appended. UserError for a name that is too long."""
+        texts = [*(readable(name) for name in class_names), NONE_NAME]
+        super().__init__(contexts, len(texts), encoder.width)
+        self.encoder = encoder
+        generator = torch.Generator().manual_seed(seed)
+        self.prompts = nn.Parameter(
+            torch.randn(contexts, CONTEXT_TOKENS, encoder.token_width, generator=generator) * INITIAL_STD
+        )
+        rows = encoder.tokenize(texts)
+        longest = max(len(row) for row in rows)
+        if longest + CONTEXT_TOKENS > encoder.length:
+            name = texts[max(range(len(rows)), key=lambda i: len(rows[i]))]
+            raise UserError(
+                f"class name '{name}' has {longest - 2} tokens; at most {encoder.length - 2 - CONTEXT_TOKENS} fit "
+                f"beside {CONTEXT_TOKENS} learned ones"
+            )
+        # Padding only up to the longest name: what follows the end token changes nothing (causal attention).
+        padded = [row + [0] * (longest - len(row)) for row in rows]
+        self.register_buffer("tokens", torch.tensor(padded), persistent=False)  # (C', longest)
+        ends = [len(row) - 1 + CONTEXT_TOKENS for row in rows]
+        self.register_buffer("eot_index", torch.tensor(ends), persistent=False)  # (C',)
+
+    def forward(self) -> torch.Tensor:
+        """`T: (Z, C', E)`, with gradients to the learned contexts alone."""
+        names = self.encoder.embed(self.tokens).expand(self.contexts, -1, -1, -1)  # (Z, C', longest, token width)
+        prompts = self.prompts[:, None].expand(-1, self.texts, -1, -1)
+        embedded = torch.cat([names[:, :, :1], prompts, names[:, :, 1:]], 2).flatten(0, 1)
+        return self.encoder(embedded, self.eot_index.repeat(self.contexts)).unflatten(0, (self.contexts, self.texts))
+
+
+def build_text(
+    source: str,
+    class_names: Sequence[str],
+    contexts: int,
+    clip_name: str,
+    clip_pretrained: str | None,
+    width: int,
+    seed: int = 0,
+) -> TextTable:
+    """The text table of C classes and `none`.
+
+    Args:
+        source: "clip", "learned" or "random_orthogonal".
+        class_names: the C names, without `none`.
+        contexts: Z.
+        clip_name, clip_pretrained: for "clip", as `build_clip`; None for random weights, which is only good for
+            tests, timing, and before loading a checkpoint that holds the weights.
+        width: E for the other sources; a CLIP model has its own.
+        seed: of the initial values.
+
+    Raises:
+        UserError: CLIP weights that cannot be had, a class name that is too long for CLIP.
+    """
+    if source == "clip":
+        return ClipPromptText(build_text_encoder(clip_name, clip_pretrained), class_names, contexts, seed)
+    texts = len(class_names) + 1
+    if source == "learned":
+        return LearnedText(contexts, texts, width, seed)
+    if source == "random_orthogonal":
+        return RandomOrthogonalText(contexts, texts, width, seed)
+    raise ValueError(f"text source '{source}' is not one of clip, learned, random_orthogonal")

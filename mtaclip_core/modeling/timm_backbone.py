@@ -1,0 +1,116 @@
+"""Any timm model with a feature pyramid as image backbone: MobileNet, ResNet, ConvNeXt, Swin and others."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from mtaclip_core.cli import UserError
+from mtaclip_core.modeling.image_backbone import STRIDES, ImageBackbone, Triple
+from mtaclip_core.modeling.weight_download import hub_access
+
+DEFAULT_TAGS = ("true", "yes", "default")
+"""Values of `pretrained` that mean timm's own default weights of a model."""
+
+
+class TimmBackbone(ImageBackbone):
+    """The maps with reduction 4, 8, 16 and 32 of a timm `features_only` model, always channels-first."""
+
+    def __init__(self, model: nn.Module, mean: Triple, std: Triple) -> None:
+        """`model`: what `timm.create_model(..., features_only=True)` returns. UserError when it lacks a stride."""
+        info: Any = model.feature_info
+        reductions: list[int] = info.reduction()
+        missing = [stride for stride in STRIDES if stride not in reductions]
+        if missing:
+            raise UserError(
+                f"this timm model has feature maps at strides {reductions}, but {missing} of {list(STRIDES)} are "
+                "missing; take a model with a pyramid, such as resnet50, mobilenetv4_conv_small or swin_tiny_*"
+            )
+        # A stride that occurs twice: the deeper map.
+        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+        a, b, c, d = (int(info.channels()[i]) for i in indices)
+        super().__init__((a, b, c, d), mean, std)
+        self.model = model
+        self._indices = indices
+        self._channels_last = "NHWC" in str(getattr(model, "output_fmt", "NCHW"))
+
+    def maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """See `ImageBackbone.forward`."""
+        every = self.model(images)
+        maps = [every[i] for i in self._indices]
+        return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if self._channels_last else maps
+
+
+def build_timm_backbone(name: str, pretrained: str | None) -> TimmBackbone:
+    """A timm model by `name` (with or without a tag, `resnet18.a1_in1k`).
+
+    `pretrained`: None (random weights), "true" (timm's default weights), a timm tag, or a local `.safetensors`
+    file of the whole model in timm's own names. UserError for an unknown name, unreachable or unfitting weights.
+    """
+    base = name.split(".")[0]
+    if not timm.is_model(base):
+        close = difflib.get_close_matches(base, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
+        raise UserError(f"timm has no model '{name}'; {hint}")
+    # Swin fixes the image size unless told otherwise; its windows adapt to any size.
+    fixed_size = "swin_transformer" in timm.model_entrypoint(base).__module__
+    options: dict[str, Any] = {"strict_img_size": False} if fixed_size else {}
+    if pretrained is None:
+        model = _create(name, **options)
+    elif Path(pretrained).suffix or Path(pretrained).exists():
+        _check_file(name, Path(pretrained), options)
+        model = _create(name, pretrained=True, pretrained_cfg_overlay={"file": pretrained}, **options)
+    else:
+        if pretrained.lower() not in DEFAULT_TAGS:
+            name = f"{base}.{pretrained}"
+        try:
+            with hub_access():
+                model = _create(name, pretrained=True, **options)
+        except OSError as error:
+            raise UserError(
+                f"the weights of timm's {name} cannot be downloaded from here ({type(error).__name__}); download their "
+                "model.safetensors where there is network and give its path, or train without pretrained weights"
+            ) from error
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return TimmBackbone(
+        model,
+        _triple(cfg.mean if cfg else IMAGENET_DEFAULT_MEAN),
+        _triple(cfg.std if cfg else IMAGENET_DEFAULT_STD),
+    )
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except RuntimeError as error:
+        raise UserError(f"timm cannot build '{name}' as a backbone: {error}") from error
+
+
+def _check_file(name: str, path: Path, options: dict[str, Any]) -> None:
+    """timm loads into `features_only` models without complaint about missing names; so compare them first."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(f"weights '{path}' of timm's {name}: expected an existing .safetensors file")
+    try:
+        weights = load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"weights '{path}' is not a safetensors file: {error}") from error
+    expected = timm.create_model(name, num_classes=0, **options).state_dict()
+    wrong = [k for k, v in expected.items() if k not in weights or weights[k].shape != v.shape]
+    if wrong:
+        raise UserError(
+            f"weights '{path}' do not fit timm's {name}: {len(wrong)} of {len(expected)} tensors are missing or of "
+            f"another shape, the first is '{wrong[0]}'"
+        )
+
+
+def _triple(values: tuple[float, ...]) -> Triple:
+    red, green, blue = values
+    return red, green, blue

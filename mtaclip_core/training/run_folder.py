@@ -1,0 +1,125 @@
+"""What stands in a run folder, and the resumable state of a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mtaclip_core.cli import UserError
+from mtaclip_core.config import TrainConfig
+from mtaclip_core.labels import LabelSpace
+from mtaclip_core.modeling.mta_clip import MTAClip
+from mtaclip_core.training.checkpoint import load_checkpoint, save_checkpoint
+from mtaclip_core.training.ema import WeightAverage
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training."""
+
+    model: MTAClip
+    criterion: nn.Module
+    optimiser: Optimizer
+    average: WeightAverage | None
+    step: int = 0
+    best_miou: float = -1.0
+
+    def save(self, path: Path, config: TrainConfig, space: LabelSpace, *, resumable: bool) -> None:
+        """Write a checkpoint; one that is not resumable holds the weights that would be used (averaged ones if any)."""
+        weights = self.average.model if self.average and not resumable else self.model
+        tensors = _prefixed("model", weights.state_dict())
+        if resumable:
+            tensors |= _prefixed("criterion", self.criterion.state_dict())
+            if self.average:
+                tensors |= _prefixed("ema", self.average.model.state_dict())
+            for index, entry in self.optimiser.state_dict()["state"].items():
+                tensors |= _prefixed(f"optimiser.{index}", entry)
+            tensors["random.cpu"] = torch.get_rng_state()
+        meta: dict[str, Any] = {
+            "config": config.model_dump(mode="json"),
+            "space": {"name": space.name, "classes": space.to_list()},
+            "step": self.step,
+            "best_miou": self.best_miou,
+            "ema_updates": self.average.updates if self.average else 0,
+            "versions": versions(),
+        }
+        save_checkpoint(path, tensors, meta)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a resumable checkpoint, exactly.
+
+        Raises:
+            UserError: unreadable, or of another model.
+        """
+        tensors, meta = load_checkpoint(path)
+        if "random.cpu" not in tensors:
+            raise UserError(f"checkpoint '{path}' holds weights only and cannot be resumed; use the run's last one")
+        try:
+            self.model.load_state_dict(_part("model", tensors))
+            self.criterion.load_state_dict(_part("criterion", tensors))
+            if self.average:
+                self.average.model.load_state_dict(_part("ema", tensors))
+                self.average.updates = meta["ema_updates"]
+        except RuntimeError as error:
+            raise UserError(f"checkpoint '{path}' is of another model: {str(error).splitlines()[-1].strip()}") from None
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part("optimiser", tensors).items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["random.cpu"])
+        self.step, self.best_miou = meta["step"], meta["best_miou"]
+
+
+def write_run_files(folder: Path, config: TrainConfig) -> None:
+    """The resolved config, versions and git revision, for whoever finds the folder later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    _write(folder / "versions.json", json.dumps(versions(), indent=1))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers, and the revision of this code ("-dirty" where it was changed)."""
+    names = ("torch", "torchvision", "open_clip_torch", "timm", "lightning-fabric", "numpy", "opencv-python-headless")
+    found = {"python": platform.python_version(), "git": git_revision()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str:
+    """Revision of the source tree, "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": torch.as_tensor(tensor) for name, tensor in tensors.items()}
+
+
+def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(prefix + ".")}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
