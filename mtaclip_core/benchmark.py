@@ -1,0 +1,158 @@
+"""Command line: how fast a bundle runs on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shlex
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mtaclip_core.cli import Parser, UserError, run, size
+from mtaclip_core.data.synthetic import StreetDrive
+from mtaclip_core.files import prepare_file, write_text
+from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, Segmenter, load_segmenter
+
+WARM_UP = 3
+_DISTINCT_FRAMES = 4
+
+EPILOG = """example:
+  python -m mtaclip_core.benchmark --model street-tiny --size 360x480 --json runs/benchmark.json
+
+Frames are generated streets in memory. The stage `segment` is everything from a uint8 frame to its uint8 label and
+confidence: both resizes, the network and the decision; `first` is the first frame of this size, with what is compiled
+for it. Numbers of different runs compare only on a quiet machine."""
+
+
+def main(argv: list[str]) -> int | None:
+    parser = Parser(prog="python -m mtaclip_core.benchmark", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder or name of a bundle")
+    parser.add_argument("--size", required=True, type=size, metavar="HxW", help="of the frames")
+    parser.add_argument(
+        "--batch", type=_positive, default=1, metavar="B", help="frames per call (default: %(default)s)"
+    )
+    parser.add_argument("--backend", default="auto", choices=BACKENDS, help="default: %(default)s")
+    parser.add_argument("--precision", default="f32", choices=PRECISIONS, help="arithmetic (default: %(default)s)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the backend's choice)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=10.0, help="how long to measure (default: %(default)s)")
+    length.add_argument("--frames", type=_positive, metavar="N", help="measure so many calls instead")
+    parser.add_argument("--json", required=True, type=Path, metavar="OUT", help="write the result to this file")
+    args = parser.parse_args(argv)
+    if not 0 < args.seconds <= 86_400:
+        raise UserError(f"--seconds {args.seconds:g}: expected more than 0 and at most a day")
+
+    prepare_file(args.json)
+    frames = _frames(args.size, args.batch)
+    start = time.perf_counter()
+    with load_segmenter(args.model, args.backend, precision=args.precision, threads=args.threads) as segmenter:
+        load = time.perf_counter() - start
+        start = time.perf_counter()
+        segmenter.segment(frames[0])
+        first = time.perf_counter() - start
+        taken = _measure(segmenter, frames, None if args.frames else args.seconds, args.frames)
+        result = {
+            "model": {"name": segmenter.name, "hash": segmenter.model_hash},
+            "backend": segmenter.backend,
+            "precision": segmenter.precision,
+            "size": f"{args.size[0]}x{args.size[1]}",
+            "network_size": "{}x{}".format(*segmenter.network_size),
+            "batch": args.batch,
+            "threads": getattr(segmenter, "threads", args.threads),
+            "calls": len(taken),
+            "stages": {"load": _percentiles([load]), "first": _percentiles([first]), "segment": _percentiles(taken)},
+            "fps": round(args.batch * len(taken) / sum(taken), 2),
+            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "machine": machine(),
+            "command": shlex.join(["python", "-m", "mtaclip_core.benchmark", *argv]),
+        }
+    write_text(args.json, json.dumps(result, indent=1) + "\n")
+    print(_table(result))
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    versions = {}
+    for package in ("openvino", "torch", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _measure(
+    segmenter: Segmenter, frames: Sequence[list[np.ndarray]], seconds: float | None, calls: int | None
+) -> list[float]:
+    """Wall time of each call in seconds, after a warm-up."""
+    for i in range(WARM_UP):
+        segmenter.segment(frames[i % len(frames)])
+    taken: list[float] = []
+    begin = time.perf_counter()
+    with tqdm(total=calls, unit="call") as progress:
+        while len(taken) < calls if calls is not None else time.perf_counter() - begin < (seconds or 0):
+            start = time.perf_counter()
+            segmenter.segment(frames[len(taken) % len(frames)])
+            taken.append(time.perf_counter() - start)
+            progress.update()
+    return taken
+
+
+def _frames(frame_size: tuple[int, int], batch: int) -> list[list[np.ndarray]]:
+    """A few different calls' worth of frames, so that no cache holds the one picture."""
+    drive = StreetDrive(frame_size, seed=1)
+    images = [drive.frame(10 * i).image for i in range(_DISTINCT_FRAMES)]
+    return [[images[(start + i) % len(images)] for i in range(batch)] for start in range(len(images))]
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """{p50, p90, p99} in ms."""
+    return {f"p{q}": round(float(np.percentile(seconds, q)) * 1e3, 2) for q in (50, 90, 99)}
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{'stage':<10}{'p50':>10}{'p90':>10}{'p99':>10}   ms"]
+    lines += [f"{name:<10}{s['p50']:>10.1f}{s['p90']:>10.1f}{s['p99']:>10.1f}" for name, s in result["stages"].items()]
+    return "\n".join(
+        [
+            *lines,
+            f"{result['fps']:.1f} fps at {result['size']}, batch {result['batch']}, {result['backend']} "
+            f"{result['precision']}, {result['threads']} threads, {result['peak_rss_mb']:.0f} MB",
+        ]
+    )
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)

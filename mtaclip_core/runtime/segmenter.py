@@ -1,0 +1,152 @@
+"""The one interface between inference and everything that uses it."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mtaclip_core.cli import UserError
+from mtaclip_core.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from mtaclip_core.bundle import Bundle
+
+ChannelOrder = Literal["rgb", "bgr"]
+BACKENDS = ("auto", "openvino", "torch")
+PRECISIONS = ("f32", "bf16")
+
+_EXTRAS = {"openvino": "onboard", "torch": "train"}  # what to install for a backend
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The result for one frame.
+
+    Attributes:
+        label: (H, W) uint8, ids of the bundle's classes, 255 unlabelled; contiguous.
+        confidence: (H, W) uint8, round(255 x best / sum of class maps); contiguous.
+    """
+
+    label: np.ndarray
+    confidence: np.ndarray
+
+
+class Segmenter(ABC):
+    """A loaded model. Not thread-safe: one thread at a time calls `segment`.
+
+    Attributes:
+        name, model_hash: the bundle's name and the sha256 of its bundle.yaml.
+        space: the classes whose ids the labels hold.
+        network_size: (height, width) that frames are resized to inside the graph.
+        backend, precision: what really runs, for tables and diagnostics.
+    """
+
+    name: str
+    model_hash: str
+    space: LabelSpace
+    network_size: tuple[int, int]
+    backend: str
+    precision: str
+
+    @abstractmethod
+    def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
+        """Segment frames, in order. Frames of one size run as one batch.
+
+        Args:
+            frames: (H, W, 3) uint8 arrays, any size, any strides.
+            channel_order: order of the last axis of every frame.
+
+        Raises:
+            ValueError: a frame is not (H, W, 3) uint8 or has no pixels.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most backends have nothing to free
+        """Free what the model holds; `segment` must not be called afterwards."""
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def check_frames(frames: Sequence[np.ndarray]) -> None:
+    """Raise ValueError unless every frame is a non-empty (H, W, 3) uint8 array."""
+    for frame in frames:
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
+            raise ValueError(f"a frame must be (H, W, 3) uint8 with pixels, got {frame.dtype} {frame.shape}")
+
+
+def group_by_size(frames: Sequence[np.ndarray]) -> list[list[int]]:
+    """Positions of the frames, those of one size together, each group in the order of the frames."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, frame in enumerate(frames):
+        groups.setdefault(frame.shape, []).append(i)
+    return list(groups.values())
+
+
+def load_segmenter(
+    bundle: str | Path,
+    backend: str = "auto",
+    *,
+    precision: str = "f32",
+    threads: int | None = None,
+    verify: bool = True,
+) -> Segmenter:
+    """Load a bundle into a backend and hold it against the bundle's reference outputs.
+
+    Args:
+        bundle: folder or name of the bundle.
+        backend: `auto` takes OpenVINO where it is installed, else torch.
+        precision: arithmetic precision to ask for; what the backend really runs stands in `Segmenter.precision`.
+        threads: CPU threads, None for the backend's own choice.
+        verify: run the reference gate (deploy.parity) after loading.
+
+    Raises:
+        UserError: no such bundle, broken bundle, unknown or missing backend, failed gate.
+    """
+    from mtaclip_core.bundle import load_bundle
+    from mtaclip_core.deploy import parity
+
+    if backend not in BACKENDS:
+        raise UserError(f"unknown backend '{backend}'; expected one of {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision '{precision}'; expected one of {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads must be at least 1, got {threads}")
+    loaded = load_bundle(bundle)
+    segmenter = _open(_choose(backend), loaded, precision, threads)
+    if verify:
+        parity.check(segmenter, loaded)
+    return segmenter
+
+
+def installed_backends() -> list[str]:
+    """The backends that can be loaded here, the one that `auto` takes first."""
+    return [name for name in BACKENDS if name != "auto" and importlib.util.find_spec(name) is not None]
+
+
+def _choose(backend: str) -> str:
+    wanted = [name for name in BACKENDS if name != "auto" and backend in ("auto", name)]
+    installed = installed_backends()
+    for name in wanted:
+        if name in installed:
+            return name
+    hint = " or ".join(f"pip install 'mtaclip_ros[{_EXTRAS[name]}]'" for name in wanted)
+    raise UserError(f"backend '{backend}' needs {' or '.join(wanted)}, which is not installed: {hint}")
+
+
+def _open(backend: str, bundle: Bundle, precision: str, threads: int | None) -> Segmenter:
+    if backend == "openvino":
+        from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
+
+        return OpenVINOSegmenter(bundle, precision, threads)
+    from mtaclip_core.runtime.torch_backend import TorchSegmenter
+
+    return TorchSegmenter(bundle, precision, threads)
