@@ -1,0 +1,69 @@
+"""Start the node `mtaclip`:  ros2 launch mtaclip_ros segment.launch.py image:=/front/image_raw model:=street-tiny
+
+Sets the Fast DDS profile and the malloc thresholds for large images, unless you set your own. Start the camera driver
+with the same FASTDDS_DEFAULT_PROFILES_FILE: the sender's shared memory counts.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from mtaclip_ros.transport import share_directory, transport_environment
+
+if TYPE_CHECKING:
+    from launch import LaunchContext, LaunchDescription
+
+# name: (default, description); an empty default leaves the value to the parameter file
+ARGUMENTS = {
+    "namespace": ("", "namespace of the node"),
+    "params_file": (str(share_directory() / "config" / "segment.yaml"), "YAML file of the node's parameters"),
+    "image": ("/camera/image_raw", "camera topic, without /compressed"),
+    "model": ("", "bundle, in place of model.path in params_file"),
+    "backend": ("", "in place of model.backend in params_file"),
+    "autostart": ("", "true or false, in place of autostart in params_file"),
+    "use_sim_time": ("", "true or false, in place of use_sim_time in params_file"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+PARAMETERS = {"model": "model.path", "backend": "model.backend"}
+SWITCHES = ("autostart", "use_sim_time")
+
+
+def generate_launch_description() -> LaunchDescription:
+    # imported here, so that a test can compare the defaults where launch is not installed
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+
+    from launch import LaunchDescription
+
+    return LaunchDescription(
+        [
+            *(DeclareLaunchArgument(n, default_value=d, description=text) for n, (d, text) in ARGUMENTS.items()),
+            *(SetEnvironmentVariable(name, value) for name, value in transport_environment(os.environ).items()),
+            OpaqueFunction(function=_node),
+        ]
+    )
+
+
+def _node(context: LaunchContext) -> list[Any]:
+    from launch_ros.actions import Node
+
+    given = {name: value for name in ARGUMENTS if (value := context.launch_configurations[name])}
+    parameters: dict[str, Any] = {PARAMETERS[name]: given[name] for name in PARAMETERS if name in given}
+    for name in SWITCHES:
+        if name in given:
+            if given[name].lower() not in ("true", "false"):
+                raise RuntimeError(f"{name}:={given[name]}: expected true or false")
+            parameters[name] = given[name].lower() == "true"
+    return [
+        Node(
+            package="mtaclip_ros",
+            executable="segment_node",
+            name="mtaclip",
+            namespace=given.get("namespace", ""),
+            parameters=[given["params_file"], parameters],
+            remappings=[("image", given["image"])],
+            ros_arguments=["--log-level", given["log_level"]],
+            output="screen",
+            emulate_tty=True,
+        )
+    ]

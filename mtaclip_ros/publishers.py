@@ -1,0 +1,106 @@
+"""What leaves the node for one camera: label and confidence always, pictures for people only while someone looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, String
+
+from mtaclip_core.drawing import colourise, overlay
+from mtaclip_core.labels import LabelSpace
+from mtaclip_ros.frame_statistics import RateLimit
+from mtaclip_ros.image_codec import fill
+from mtaclip_ros.parameters import Parameters
+from mtaclip_ros.pipeline import FrameResult
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:
+    LabelInfo = None
+
+_DEPTH = 10
+
+
+class Outputs:
+    """Publishers of one camera, made and destroyed with the model. `publish` may run in a thread of its own.
+
+    Args:
+        node: owner of the publishers.
+        space: the model's classes, latched on `classes` (and `label_info` where vision_msgs is installed).
+        prefix: what stands before the names, `~/` for the only camera.
+    """
+
+    def __init__(self, node: Node, space: LabelSpace, prefix: str = "~/") -> None:
+        self._node = node
+        self._space = space
+        self._publishers: list[Publisher] = []
+        self._label = self._create(Image, f"{prefix}label")
+        self._confidence = self._create(Image, f"{prefix}confidence")
+        self._overlay = self._create(Image, f"{prefix}overlay")
+        self._color = self._create(Image, f"{prefix}color")
+        self._camera_info = self._create(CameraInfo, f"{prefix}camera_info")
+        self._pictures = RateLimit()
+        self._create(String, f"{prefix}classes", latched=True).publish(String(data=space.to_json()))
+        if LabelInfo is not None:
+            self._create(LabelInfo, f"{prefix}label_info", latched=True).publish(_label_info(space))
+
+    def publish(
+        self, header: Header, result: FrameResult, camera_info: CameraInfo | None, parameters: Parameters
+    ) -> None:
+        """Publish a frame's outputs, each with the header of its input.
+
+        Raises:
+            RuntimeError: the middleware refused a message (a reliable publisher under overload).
+        """
+        label, confidence = result.segmentation.label, result.segmentation.confidence
+        self._label.publish(fill(Image(), label, "mono8", header))
+        self._confidence.publish(fill(Image(), confidence, "mono8", header))
+        if camera_info is not None:
+            camera_info.header = header
+            self._camera_info.publish(camera_info)
+        wants_color = self._color.get_subscription_count() > 0
+        wants_overlay = self._overlay.get_subscription_count() > 0
+        if (wants_color or wants_overlay) and self._pictures.ready(parameters.overlay_max_rate):
+            if wants_color:
+                self._color.publish(fill(Image(), colourise(label, self._space), "rgb8", header))
+            if wants_overlay:
+                picture = overlay(_rgb(result), label, self._space, parameters.overlay_alpha)
+                self._overlay.publish(fill(Image(), picture, "rgb8", header))
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+
+    def _create(self, message_type: Any, name: str, latched: bool = False) -> Publisher:
+        publisher = self._node.create_publisher(
+            message_type,
+            name,
+            QoSProfile(
+                history=HistoryPolicy.KEEP_LAST,
+                depth=1 if latched else _DEPTH,
+                reliability=ReliabilityPolicy.RELIABLE,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._publishers.append(publisher)
+        return publisher
+
+
+def _rgb(result: FrameResult) -> np.ndarray:
+    pixels = result.frame.pixels
+    return pixels if result.frame.channel_order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _label_info(space: LabelSpace) -> Any:
+    classes = [VisionClass(class_id=c.id, class_name=c.name) for c in space.classes]
+    return LabelInfo(class_map=classes, threshold=0.0)

@@ -1,0 +1,121 @@
+"""Pictures of a scored drive: video frames, rows of a contact sheet, the legend, the timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from mtaclip_core.drawing import caption, colourise, overlay
+from mtaclip_core.labels import UNLABELLED, LabelSpace
+from mtaclip_ros.drive_score import FrameRecord, Scored
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_WRONG = (230, 40, 40)
+_LINE = 18
+
+
+def fit(image: np.ndarray, width: int, nearest: bool = False) -> np.ndarray:
+    """The picture at another width, its shape kept."""
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    shrinks = width < image.shape[1]
+    linear = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST if nearest else linear)
+
+
+def legend(space: LabelSpace, width: int) -> np.ndarray:
+    """A strip of the given width with a swatch of every class's colour beside its name: (h, width, 3) uint8 RGB."""
+    scale, places, x, y = 0.42, [], 6, 0
+    for c in space.classes:
+        step = 20 + cv2.getTextSize(c.name, _FONT, scale, 1)[0][0] + 12
+        if x + step > width and x > 6:
+            x, y = 6, y + _LINE
+        places.append((c, x, y))
+        x += step
+    strip = np.full((y + _LINE + 6, width, 3), 24, np.uint8)
+    for c, left, top in places:
+        cv2.rectangle(strip, (left, top + 6), (left + 13, top + 18), c.colour, -1)
+        cv2.rectangle(strip, (left, top + 6), (left + 13, top + 18), (200, 200, 200), 1)
+        cv2.putText(strip, c.name, (left + 19, top + 16), _FONT, scale, (235, 235, 235), 1, cv2.LINE_AA)
+    return strip
+
+
+def errors(image: np.ndarray, scored: Scored) -> np.ndarray:
+    """Where prediction and truth differ, in red over the greyed image; unlabelled ground truth is black."""
+    assert scored.truth is not None
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2 + 90
+    wrong = scored.truth != scored.prediction
+    grey[wrong] = grey[wrong] // 3 + (np.array(_WRONG, np.float32) * 2 / 3).astype(np.uint8)
+    grey[scored.truth == UNLABELLED] = 0
+    return grey
+
+
+def describe(record: FrameRecord) -> str:
+    """`frame 12   0.80 s   mIoU 71.3   43 ms`"""
+    parts = [f"frame {record.index}", f"{record.seconds:.2f} s"]
+    if record.outcome != "labelled":
+        parts.append(record.outcome)
+    if record.miou is not None:
+        parts.append(f"mIoU {100 * record.miou:.1f}")
+    if record.latency_ms is not None:
+        parts.append(f"{record.latency_ms:.0f} ms")
+    return "   ".join(parts)
+
+
+def row(image: np.ndarray, scored: Scored, space: LabelSpace, width: int) -> np.ndarray:
+    """image | ground truth | prediction | errors, each `width` pixels wide; image | prediction without ground truth."""
+    prediction = fit(colourise(scored.prediction, space), width, nearest=True)
+    cells = [caption(fit(image, width), describe(scored.record))]
+    if scored.truth is not None:
+        cells.append(caption(fit(colourise(scored.truth, space), width, nearest=True), "ground truth"))
+    cells.append(caption(prediction, "prediction"))
+    if scored.truth is not None:
+        cells.append(caption(fit(errors(image, scored), width), "errors"))
+    gap = np.full((cells[0].shape[0], 4, 3), 255, np.uint8)
+    return np.hstack([part for cell in cells for part in (gap, cell)][1:])
+
+
+def sheet(rows: Sequence[np.ndarray], space: LabelSpace) -> np.ndarray:
+    """Rows one below the other on white, the legend at the end."""
+    width = max(r.shape[1] for r in rows)
+    parts: list[np.ndarray] = []
+    for r in rows:
+        parts += [r if r.shape[1] == width else fit(r, width), np.full((4, width, 3), 255, np.uint8)]
+    return np.vstack([*parts, legend(space, width)])
+
+
+def video_frame(image: np.ndarray, label: np.ndarray | None, record: FrameRecord, space: LabelSpace) -> np.ndarray:
+    """The image under the label's colours with one line about the frame; the image alone where there is no label."""
+    shown = image if label is None else overlay(image, label, space, 0.5)
+    return caption(shown, describe(record))
+
+
+def timeline(frames: Sequence[FrameRecord], with_truth: bool) -> Figure:
+    """mIoU and latency of every frame over the time of the drive; dropped and bad frames as marks."""
+    figure = Figure(figsize=(12, 5 if with_truth else 3))
+    panels = figure.subplots(2 if with_truth else 1, 1, sharex=True, squeeze=False)[:, 0]
+    labelled = [f for f in frames if f.latency_ms is not None]
+    scored = [f for f in labelled if f.miou is not None]
+    if with_truth:
+        panels[0].plot([f.seconds for f in scored], [100 * (f.miou or 0) for f in scored], color="#2463b4", lw=1.4)
+        panels[0].set_ylabel("mIoU of the frame, %")
+        panels[0].set_ylim(0, 102)
+    latency = panels[-1]
+    latency.plot([f.seconds for f in labelled], [f.latency_ms for f in labelled], ".", color="#2b8a3e", ms=4)
+    latency.set_ylim(bottom=0)
+    latency.set_ylabel("latency, ms")
+    latency.set_xlabel("seconds of the drive")
+    for outcome, colour in (("dropped", "#e03131"), ("bad", "#f08c00")):
+        at = [f.seconds for f in frames if f.outcome == outcome]
+        if at:
+            for panel in panels:
+                low, high = panel.get_ylim()
+                panel.vlines(at, low, low + 0.08 * (high - low), color=colour, lw=1.2, label=f"{outcome} ({len(at)})")
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    if len(labelled) < len(frames):
+        latency.legend(loc="upper right", fontsize=9, framealpha=0.9)
+    return figure
