@@ -1,0 +1,68 @@
+"""Configurations: short files, overrides, and errors that name the nearest valid key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mtaclip_core.cli import UserError
+from mtaclip_core.config import load_config
+
+TRAIN_CONFIGS = sorted((Path(__file__).parents[2] / "config" / "train").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", TRAIN_CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_loads(path: Path) -> None:
+    assert load_config(path).train, "names no training data"
+
+
+def test_overrides_reach_nested_keys_and_list_entries(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", "train: [{data: 'camvid:x', split: train}]\noptimiser: {lr: 1e-3}\n")
+    config = load_config(file, ["optimiser.lr=2e-4", "train.0.data=camvid:y", "model.text.contexts=2", "ema=0.9"])
+    assert config.optimiser.lr == 2e-4
+    assert config.train[0].data == "camvid:y" and config.train[0].split == "train"
+    assert config.model.text.contexts == 2
+    assert config.ema == 0.9
+
+
+def test_a_file_may_start_from_another(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "batch: 4\noptimiser: {lr: 1e-3, warmup: 7}\n")
+    config = load_config(write(tmp_path / "b.yaml", "base: base.yaml\noptimiser: {lr: 5e-4}\n"))
+    assert (config.batch, config.optimiser.lr, config.optimiser.warmup) == (4, 5e-4, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("stepz: 3", [], "unknown key 'stepz'; did you mean 'steps'"),
+        ("optimiser: {learning_rate: 1}", [], "unknown key 'optimiser.learning_rate'"),
+        ("", ["model.decoder.querys=3"], "unknown key 'model.decoder.querys'; did you mean 'queries'"),
+        ("train: [{dta: x}]", [], "train.0"),
+        ("steps: many", [], "steps"),
+        ("loss: {negatives: some}", [], "loss.negatives"),
+        ("", ["steps"], "expected key=value"),
+        ("", ["train.0.data=x"], "train"),
+        ("steps: [", [], "not valid YAML"),
+        ("- 1", [], "key: value"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_key(
+    tmp_path: Path, text: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(write(tmp_path / "c.yaml", text), overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value).strip()
+
+
+def test_missing_file_and_circular_bases_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="circle"):
+        load_config(write(tmp_path / "self.yaml", "base: self.yaml"))

@@ -1,0 +1,242 @@
+"""`load_segmenter` on the real OpenVINO: any frame, any size, any order gives the labels that the bundle promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import openvino as ov
+import pytest
+from bundles import colour_maps, make_colour_bundle, paint
+from helpers_bundle import replace_file
+
+from mtaclip_core.bundle import load_bundle
+from mtaclip_core.cli import UserError
+from mtaclip_core.deploy.parity import check, check_class_maps, load_reference
+from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelClass, LabelSpace
+from mtaclip_core.runtime import openvino_backend
+from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
+from mtaclip_core.runtime.segmenter import Segmenter, load_segmenter
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return make_colour_bundle(tmp_path_factory.mktemp("models") / "colour", CAMVID, SIZE)
+
+
+@pytest.fixture(scope="module")
+def segmenter(bundle: Path) -> Segmenter:
+    return load_segmenter(bundle, "openvino")
+
+
+def test_it_says_what_it_runs(bundle: Path, segmenter: Segmenter) -> None:
+    assert (segmenter.name, segmenter.backend, segmenter.precision) == ("colour", "openvino", "f32")
+    assert segmenter.model_hash == load_bundle(bundle).hash
+    assert (segmenter.space, segmenter.network_size) == (CAMVID, SIZE)
+
+
+def test_auto_takes_openvino(bundle: Path) -> None:
+    assert load_segmenter(bundle).backend == "openvino"
+
+
+def test_labels_are_exact_at_the_network_size(segmenter: Segmenter) -> None:
+    image, label = paint(CAMVID, SIZE, seed=3)
+    result = segmenter.segment([image])[0]
+    np.testing.assert_array_equal(result.label, label)
+    assert result.label.dtype == result.confidence.dtype == np.uint8
+    assert result.label.flags.c_contiguous and result.confidence.flags.c_contiguous
+    maps = colour_maps(image, CAMVID)
+    np.testing.assert_array_equal(result.confidence, np.rint(255 * maps.max(0) / maps.sum(0)))
+
+
+@pytest.mark.parametrize("size", [(96, 128), (31, 47), (200, 64), (8, 8), (240, 321)])
+def test_labels_have_the_size_of_the_frame(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    label = np.full(size, 3, np.uint8)
+    label[: size[0] // 2] = 0
+    result = segmenter.segment([CAMVID.palette[label]])[0]
+    assert result.label.shape == result.confidence.shape == size
+    away = np.abs(np.arange(size[0]) - size[0] // 2) > size[0] / SIZE[0] + 1
+    np.testing.assert_array_equal(result.label[away], label[away])
+
+
+def test_channel_orders_agree(segmenter: Segmenter) -> None:
+    image, label = paint(CAMVID, SIZE, seed=4)
+    np.testing.assert_array_equal(segmenter.segment([image[..., ::-1].copy()], "bgr")[0].label, label)
+    assert (segmenter.segment([image[..., ::-1].copy()], "rgb")[0].label != label).any()
+
+
+def test_frames_are_read_with_their_strides_and_left_alone(segmenter: Segmenter) -> None:
+    image, label = paint(CAMVID, SIZE, seed=5)
+    padded = np.full((SIZE[0], SIZE[1] + 7, 3), 77, np.uint8)
+    padded[:, : SIZE[1]] = image
+    views = [
+        padded[:, : SIZE[1]],
+        np.asfortranarray(image),
+        image[::-1].copy()[::-1],
+        image[..., ::-1].copy()[..., ::-1],
+    ]
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    before = [view.copy() for view in (*views, frozen)]
+    for view, copy in zip((*views, frozen), before, strict=True):
+        np.testing.assert_array_equal(segmenter.segment([view])[0].label, label)
+        np.testing.assert_array_equal(view, copy)
+
+
+def test_frames_of_many_sizes_come_back_in_order(segmenter: Segmenter) -> None:
+    frames, labels = zip(*(paint(CAMVID, SIZE, seed) for seed in range(3)), strict=True)
+    small = np.full((20, 30, 3), CAMVID.palette[1], np.uint8)
+    results = segmenter.segment([frames[0], small, frames[1], frames[2]])
+    for i, label in ((0, labels[0]), (2, labels[1]), (3, labels[2])):
+        np.testing.assert_array_equal(results[i].label, label)
+    assert results[1].label.shape == (20, 30) and (results[1].label == 1).all()
+    assert segmenter.segment([]) == []
+
+
+def test_results_outlive_the_next_frame(segmenter: Segmenter) -> None:
+    (first, label), (second, _) = paint(CAMVID, SIZE, 1), paint(CAMVID, SIZE, 2)
+    kept = segmenter.segment([first])[0]
+    segmenter.segment([second])
+    np.testing.assert_array_equal(kept.label, label)
+
+
+def test_changing_sizes_compile_a_bounded_number_of_graphs(bundle: Path, monkeypatch) -> None:
+    compiled = []
+    real = ov.Core.compile_model
+
+    def count(self: ov.Core, *args: object, **kwargs: object) -> object:
+        compiled.append(args)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(ov.Core, "compile_model", count)
+    monkeypatch.setattr(openvino_backend, "STALE_CALLS", 30)
+    segmenter = OpenVINOSegmenter(load_bundle(bundle))
+    sizes = [(40 + 4 * i, 60) for i in range(10)]
+    for _ in range(2):
+        for size in sizes:
+            frame = np.full((*size, 3), CAMVID.palette[5], np.uint8)
+            assert (segmenter.segment([frame])[0].label == 5).all()
+    assert len(compiled) <= 1 + openvino_backend.COMPILED_SIZES
+    for _ in range(40):  # a size that stays gets a graph of its own in the end
+        segmenter.segment([np.full((*sizes[-1], 3), CAMVID.palette[5], np.uint8)])
+    assert len(compiled) == 2 + openvino_backend.COMPILED_SIZES
+
+
+def test_label_values_are_the_ids_of_the_classes(tmp_path: Path) -> None:
+    space = LabelSpace("odd", (LabelClass(7, "road", (10, 10, 10)), LabelClass(200, "sky", (250, 250, 250))))
+    odd = load_segmenter(make_colour_bundle(tmp_path / "odd", space, SIZE))
+    assert set(np.unique(odd.segment([paint(space, SIZE)[0]])[0].label)) == {7, 200}
+    street = load_segmenter(make_colour_bundle(tmp_path / "street", CITYSCAPES, SIZE))
+    image, label = paint(CITYSCAPES, SIZE)
+    np.testing.assert_array_equal(street.segment([image])[0].label, label)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_what_is_no_frame_is_refused(segmenter: Segmenter, frame: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a frame must be"):
+        segmenter.segment([frame])
+
+
+def test_precision_and_threads_are_what_was_asked_for(bundle: Path) -> None:
+    one = load_segmenter(bundle, "openvino", threads=1)
+    assert isinstance(one, OpenVINOSegmenter) and one.threads == 1 and one.precision == "f32"
+    able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert load_segmenter(bundle, "openvino", precision="bf16", verify=False).precision == ("bf16" if able else "f32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "tpu"}, "unknown backend 'tpu'; expected one of auto, openvino, torch"),
+        ({"precision": "f8"}, "unknown precision 'f8'; expected one of f32, bf16"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"backend": "torch"}, "ships without model.safetensors"),
+    ],
+)
+def test_settings_that_cannot_be_had_are_one_line(bundle: Path, settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_segmenter(bundle, **settings)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_backend_that_is_not_installed_is_named(bundle: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(
+        UserError, match=r"needs openvino, which is not installed: pip install 'mtaclip_ros\[onboard\]'"
+    ):
+        load_segmenter(bundle, "openvino")
+
+
+def test_the_gate_refuses_a_graph_that_answers_differently(bundle: Path, tmp_path: Path) -> None:
+    tampered = make_colour_bundle(tmp_path / "tampered", CAMVID, SIZE)
+    model = onnx.load(tampered / "model.onnx")
+    bias = next(i for i in model.graph.initializer if i.name == "bias")
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[3] -= 1000  # no road any more
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, "bias"))
+    replace_file(tampered, "model.onnx", model.SerializeToString())
+    with pytest.raises(UserError, match=r"refused: label agreement \d+\.\d+% \(needs 99\.9%\)") as caught:
+        load_segmenter(tampered, "openvino")
+    assert len(str(caught.value).splitlines()) == 1
+    load_segmenter(tampered, "openvino", verify=False)
+
+
+def test_the_gate_sees_small_differences_in_the_class_maps(bundle: Path, tmp_path: Path) -> None:
+    loaded = load_bundle(bundle)
+    segmenter = OpenVINOSegmenter(loaded)
+    assert check(segmenter, loaded).label_agreement == 1
+    assert check_class_maps(segmenter, "f32", loaded) < 0.001
+    other = make_colour_bundle(tmp_path / "other", CAMVID, SIZE)
+    maps = load_reference(loaded).class_maps * np.float16(1.01)
+    np.savez(tmp_path / "maps.npz", class_maps=maps)
+    replace_file(other, "reference/class_maps.npz", (tmp_path / "maps.npz").read_bytes())
+    with pytest.raises(UserError, match=r"class maps of bundle 'other' in f32 differ .* by \d"):
+        check_class_maps(segmenter, "f32", load_bundle(other))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("reference/0_image.png", b"no picture", "not a PNG"),
+        ("reference/1_label.png", cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes(), "differ in size"),
+        ("reference/0_label.png", b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, "not a PNG of at most"),
+        ("reference/class_maps.npz", b"PK no archive", "does not hold class maps"),
+    ],
+)
+def test_a_broken_reference_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    broken = make_colour_bundle(tmp_path / "broken", CAMVID, SIZE)
+    replace_file(broken, name, content)
+    with pytest.raises(UserError, match=message):
+        load_segmenter(broken, "openvino")
+
+
+ONBOARD = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "safetensors", "onnx", "onnxscript"]))
+import numpy as np
+from mtaclip_core.runtime.segmenter import load_segmenter
+with load_segmenter(sys.argv[1]) as segmenter:
+    print(segmenter.backend, segmenter.segment([np.zeros((50, 70, 3), np.uint8)])[0].label.shape)
+"""
+
+
+def test_onboard_nothing_imports_torch(bundle: Path, root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ONBOARD, str(bundle)], capture_output=True, text=True, cwd=root, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "openvino (50, 70)"

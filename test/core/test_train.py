@@ -1,0 +1,221 @@
+"""Training by its real command: it learns, it resumes exactly, it is stopped without loss, it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from mtaclip_core import train
+from mtaclip_core.cli import UserError
+from mtaclip_core.config import AugmentConfig, SourceConfig
+from mtaclip_core.data.dataset import open_dataset
+from mtaclip_core.data.synthetic.writer import write
+from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
+from mtaclip_core.labels import CAMVID, CITYSCAPES, UNLABELLED, join
+
+SIZE = (128, 192)
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four generated images in Cityscapes layout."""
+    folder = tmp_path_factory.mktemp("street")
+    write(folder, 4, SIZE, 7, "train", 2)
+    return folder
+
+
+def tiny_config(street: Path, **changes: object) -> dict:
+    return {
+        "classes": "camvid",
+        "model": {
+            "backbone": {"kind": "timm", "name": "mobilenetv4_conv_small"},
+            "pixel_decoder": {"kind": "fpn"},
+            "text": {"source": "random_orthogonal", "contexts": 1, "width": 64},
+            "decoder": {"queries": 16, "width": 64, "layers": 2, "heads": 4, "feedforward": 128},
+        },
+        "loss": {"points": 512, "ignore_aware": True, "temperature": 0.07, "pixel_text_weight": 1.0},
+        "train": [{"data": f"synthetic:{street}", "split": "train"}],
+        "augment": {"crop": list(SIZE), "scale": [1.0, 1.0], "flip": 0.0, "colour": False},
+        "optimiser": {"lr": 2e-3, "backbone_factor": 1.0, "clip_norm": 1.0, "warmup": 10, "weight_decay": 0.0},
+        "steps": 6,
+        "batch": 2,
+        "workers": 0,
+        "ema": 0.9,
+        "evaluate_every": 1000,
+        "checkpoint_every": 3,
+        "log_every": 2,
+    } | changes
+
+
+def write_config(path: Path, values: dict) -> Path:
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    with safe_open(str(run / "checkpoints" / f"{name}.safetensors"), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mtaclip_core.train", "--config", str(config), *arguments]
+
+
+def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, street: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config(street))
+    train.main(["--config", str(config), "--out", str(tmp_path / "whole")])
+
+    # Killed without warning as soon as the checkpoint of step 3 stands.
+    process = subprocess.Popen(command(config, "--out", str(tmp_path / "cut")), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "checkpoints" / "last.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    train.main(["--config", str(config), "--resume", str(tmp_path / "cut")])
+
+    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+    assert whole.keys() == resumed.keys()
+    assert any(k.startswith("optimiser.") for k in whole) and any(k.startswith("ema.") for k in whole)
+    different = [k for k in whole if not torch.equal(whole[k], resumed[k])]
+    assert not different
+
+
+def test_sigterm_saves_the_current_step_and_leaves(tmp_path: Path, street: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=100_000, checkpoint_every=100_000))
+    process = subprocess.Popen(command(config, "--out", str(tmp_path / "run")), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    text = ""
+    while "loss" not in text:  # the progress bar after the first steps
+        text += process.stderr.read(64)
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in rest and "Traceback" not in rest
+    meta = json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())
+    assert meta["step"] >= 2
+
+
+def test_four_generated_images_are_learned_by_heart(tmp_path: Path, street: Path) -> None:
+    """> 90 mIoU within 250 steps on the CPU, validated through the deployed graph."""
+    values = tiny_config(
+        street, steps=250, batch=4, ema=0.0, evaluate_every=250, checkpoint_every=1000, network_size=[256, 384]
+    )
+    values["augment"]["crop"] = [256, 384]
+    values["augment"]["scale"] = [2.0, 2.0]
+    values["validation"] = values["train"][0]
+    train.main(["--config", str(write_config(tmp_path / "c.yaml", values)), "--out", str(tmp_path / "run")])
+    meta = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert meta["best_miou"] > 0.9
+
+
+def test_run_folder_tells_how_it_was_made(tmp_path: Path, street: Path) -> None:
+    run = tmp_path / "run"
+    train.main(["--config", str(write_config(tmp_path / "c.yaml", tiny_config(street, steps=2))), "--out", str(run)])
+    assert yaml.safe_load((run / "config.yaml").read_text())["optimiser"]["lr"] == 2e-3
+    assert "torch" in json.loads((run / "versions.json").read_text())
+    assert list((run / "tensorboard").glob("events*"))
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"train": []}, [], "names no training data"),
+        ({"train": [{"data": "camvid:/nowhere"}]}, [], "/nowhere"),
+        ({"model": {"text": {"source": "clip"}}}, [], "clip_pretrained"),
+        ({}, ["--resume", "/nowhere"], "/nowhere"),
+        ({}, ["stepz=1"], "did you mean 'steps'"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(
+    tmp_path: Path, street: Path, changes: dict, arguments: list[str], message: str
+) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config(street, **changes))
+    out = [] if "--resume" in arguments else ["--out", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=message.replace("/", "/")):
+        train.main(["--config", str(config), *out, *arguments])
+
+
+def test_a_used_run_folder_is_not_overwritten(tmp_path: Path, street: Path) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=1))
+    arguments = ["--config", str(config), "--out", str(tmp_path / "run")]
+    train.main(arguments)
+    with pytest.raises(UserError, match="--resume"):
+        train.main(arguments)
+
+
+def test_wrong_path_exits_with_two_and_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(tmp_path / "none.yaml"), capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and "none.yaml" in done.stderr
+
+
+def stream(street: Path, *weights: float) -> SampleStream:
+    sources = [SourceConfig(data=f"synthetic:{street}", split="train", weight=w) for w in weights]
+    augment = Augmentation(AugmentConfig(crop=(64, 96)), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return SampleStream(sources, CAMVID, augment, seed=3, cache=True)
+
+
+def test_a_sample_depends_on_its_number_alone(street: Path) -> None:
+    first, second = stream(street, 1.0), stream(street, 1.0)
+    for n in (5, 2, 9):
+        second[n]
+    image, label = first[7]
+    again_image, again_label = second[7]
+    assert torch.equal(image, again_image) and torch.equal(label, again_label)
+    assert not torch.equal(image, first[11][0])
+    assert image.shape == (3, 64, 96) and label.shape == (64, 96)
+
+
+def test_every_frame_comes_once_before_any_comes_twice_and_weights_are_kept(street: Path) -> None:
+    samples = stream(street, 3.0, 1.0)
+    located = [samples.locate(n) for n in range(400)]
+    assert sum(source == 0 for source, _ in located) == 300
+    frames = [frame for source, frame in located if source == 0]
+    assert all(sorted(frames[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 300, 4))
+
+
+def test_processes_share_the_samples_of_a_step() -> None:
+    whole = list(StepSampler(2, 5, 4, 0, 1))
+    parts = [list(StepSampler(2, 5, 4, rank, 2)) for rank in range(2)]
+    assert whole == list(range(8, 20))
+    assert sorted(parts[0] + parts[1]) == whole
+    assert sorted(parts[0][:2] + parts[1][:2]) == whole[:4]  # the first step
+
+
+def test_labels_are_joined_and_augmented_with_their_image(street: Path) -> None:
+    """Without randomness a sample is the frame itself, its 19 classes mapped to CamVid's 11."""
+    sources = [SourceConfig(data=f"synthetic:{street}", split="train")]
+    plain = AugmentConfig(crop=SIZE, scale=(1.0, 1.0), flip=0.0, colour=False)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)
+    samples = SampleStream(sources, CAMVID, Augmentation(plain, mean, std), seed=0, cache=False)
+    frame = open_dataset(f"synthetic:{street}", "train")[samples.locate(0)[1]]
+    image, label = samples[0]
+    pixels = (image.permute(1, 2, 0).numpy() * std + mean) * 255
+    np.testing.assert_allclose(pixels, frame.image, atol=0.01)
+    np.testing.assert_array_equal(label.numpy(), join(CITYSCAPES, CAMVID)[frame.label])
+
+
+def test_a_crop_larger_than_the_scaled_image_is_padded_as_unlabelled(street: Path) -> None:
+    sources = [SourceConfig(data=f"synthetic:{street}", split="train")]
+    small = AugmentConfig(crop=SIZE, scale=(0.5, 0.5), flip=0.0, colour=False)
+    samples = SampleStream(sources, CAMVID, Augmentation(small, (0, 0, 0), (1, 1, 1)), seed=0, cache=False)
+    _, label = samples[0]
+    assert label.shape == SIZE
+    assert (label[64:] == UNLABELLED).all() and (label[:, 96:] == UNLABELLED).all()
+    assert (label[:64, :96] != UNLABELLED).any()
