@@ -66,7 +66,7 @@ class Criterion(nn.Module):
             at_points = [
                 sample_points(f.unsqueeze(0), p).squeeze(0) for f, p in zip(features.detach(), points, strict=True)
             ]
-            normaliser = count_segments(targets).to(features.device)
+            normaliser = count_segments(targets)
             total: dict[str, Tensor] = {}
             for layer in prediction.layers:
                 matches = [self._match(layer, b, targets[b], points[b], at_points[b]) for b in range(len(targets))]

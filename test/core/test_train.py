@@ -108,13 +108,20 @@ def test_sigterm_saves_the_current_step_and_leaves(tmp_path: Path, street: Path)
     assert meta["step"] >= 2
 
 
-def test_four_generated_images_are_learned_by_heart(tmp_path: Path, street: Path) -> None:
-    """> 90 mIoU within 250 steps on the CPU, validated through the deployed graph."""
+def test_four_generated_images_are_learned_by_heart(tmp_path: Path) -> None:
+    """> 90 mIoU within 200 steps on the CPU, validated through the deployed graph."""
+    write(tmp_path / "small", 4, (64, 96), 7, "train", 2)
     values = tiny_config(
-        street, steps=250, batch=4, ema=0.0, evaluate_every=250, checkpoint_every=1000, network_size=[256, 384]
+        tmp_path / "small",
+        steps=200,
+        batch=4,
+        ema=0.0,
+        evaluate_every=200,
+        checkpoint_every=1000,
+        network_size=[256, 384],
     )
-    values["augment"]["crop"] = [256, 384]
-    values["augment"]["scale"] = [2.0, 2.0]
+    values["augment"] |= {"crop": [256, 384], "scale": [4.0, 4.0]}
+    values["optimiser"]["lr"] = 3e-3
     values["validation"] = values["train"][0]
     train.main(["--config", str(write_config(tmp_path / "c.yaml", values)), "--out", str(tmp_path / "run")])
     meta = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
@@ -145,7 +152,7 @@ def test_what_the_user_got_wrong_is_one_line(
 ) -> None:
     config = write_config(tmp_path / "c.yaml", tiny_config(street, **changes))
     out = [] if "--resume" in arguments else ["--out", str(tmp_path / "run")]
-    with pytest.raises(UserError, match=message.replace("/", "/")):
+    with pytest.raises(UserError, match=message):
         train.main(["--config", str(config), *out, *arguments])
 
 
