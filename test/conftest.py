@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import signal
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -31,6 +32,8 @@ def _take_ros_domain() -> IO[str]:
     raise RuntimeError("all 100 ROS domains are taken by other test processes")
 
 
+# A shell that starts us in the background has us ignore Ctrl-C, and the programs under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before rclpy and torch are imported anywhere. The lock lives as long as this process.
 _ROS_DOMAIN = _take_ros_domain()
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
