@@ -106,26 +106,26 @@ def test_results_outlive_the_next_frame(segmenter: Segmenter) -> None:
     np.testing.assert_array_equal(kept.label, label)
 
 
-def test_changing_sizes_compile_a_bounded_number_of_graphs(bundle: Path, monkeypatch) -> None:
-    compiled = []
-    real = ov.Core.compile_model
-
-    def count(self: ov.Core, *args: object, **kwargs: object) -> object:
-        compiled.append(args)
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(ov.Core, "compile_model", count)
-    monkeypatch.setattr(openvino_backend, "STALE_CALLS", 30)
-    segmenter = OpenVINOSegmenter(load_bundle(bundle))
-    sizes = [(40 + 4 * i, 60) for i in range(10)]
-    for _ in range(2):
-        for size in sizes:
-            frame = np.full((*size, 3), CAMVID.palette[5], np.uint8)
-            assert (segmenter.segment([frame])[0].label == 5).all()
-    assert len(compiled) <= 1 + openvino_backend.COMPILED_SIZES
-    for _ in range(40):  # a size that stays gets a graph of its own in the end
-        segmenter.segment([np.full((*sizes[-1], 3), CAMVID.palette[5], np.uint8)])
-    assert len(compiled) == 2 + openvino_backend.COMPILED_SIZES
+def test_neither_new_sizes_nor_batches_compile_without_end(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new size compiles nothing; batch sizes compile a bounded number of graphs, and all frames come back."""
+    compiled: list[tuple[object, ...]] = []
+    compile_graph = openvino_backend.OpenVINOSegmenter._compile
+    monkeypatch.setattr(
+        openvino_backend.OpenVINOSegmenter,
+        "_compile",
+        lambda self, *key: compiled.append(key) or compile_graph(self, *key),  # type: ignore[func-returns-value]
+    )
+    with load_segmenter(bundle, "openvino") as segmenter:
+        loaded = len(compiled)
+        for height in range(40, 60):
+            frame = np.full((height, 64, 3), CAMVID.palette[3], np.uint8)
+            assert (segmenter.segment([frame])[0].label == 3).all()
+        assert len(compiled) == loaded
+        for batch in range(1, 9):
+            frames = [np.full((40, 64, 3), CAMVID.palette[i % 11], np.uint8) for i in range(batch)]
+            results = segmenter.segment(frames)
+            assert [int(r.label[0, 0]) for r in results] == [i % 11 for i in range(batch)]
+        assert len(compiled) == loaded + openvino_backend.COMPILED_BATCHES - 1
 
 
 def test_label_values_are_the_ids_of_the_classes(tmp_path: Path) -> None:
