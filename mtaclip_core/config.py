@@ -9,12 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mtaclip_core.cli import UserError
+
+Positive = Annotated[float, Field(gt=0.0)]
+Side = Annotated[int, Field(ge=32, multiple_of=32)]  # every backbone map is exactly twice the next one
 
 
 class Config(BaseModel):
@@ -48,7 +51,7 @@ class TextConfig(Config):
 
 class DecoderConfig(Config):
     queries: int = Field(100, ge=1, description="Q")
-    width: int = Field(256, ge=8, description="D")
+    width: int = Field(256, ge=8, multiple_of=8, description="D")
     layers: int = Field(9, ge=1)
     heads: int = Field(8, ge=1)
     feedforward: int = Field(2048, ge=8)
@@ -61,6 +64,15 @@ class ModelConfig(Config):
     decoder: DecoderConfig = DecoderConfig()
     # Share of the text tokens' own masks in the class maps at test time; 0 is MTA-CLIP (they are unused there).
     text_map_weight: float = Field(0.0, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> ModelConfig:
+        width, heads = self.decoder.width, self.decoder.heads
+        if width % heads:
+            raise ValueError(f"decoder.width {width} is not a multiple of decoder.heads {heads}")
+        if self.pixel_decoder.kind == "deformable" and width % 32:
+            raise ValueError(f"decoder.width {width} is not a multiple of 32, which the deformable pixel decoder needs")
+        return self
 
 
 class LossConfig(Config):
@@ -75,7 +87,7 @@ class LossConfig(Config):
     oversample: float = Field(3.0, ge=1.0)
     importance: float = Field(0.75, ge=0.0, le=1.0)
     negatives: Literal["mix", "separate", "all_positive"] = "mix"
-    temperature: float | Literal["none", "learned"] = "none"
+    temperature: Positive | Literal["none", "learned"] = "none"
     ignore_aware: bool = False  # void pixels leave mask and dice losses instead of being negatives
     # Cross entropy of the text tokens' masks as a per-pixel classifier; 0 is MTA-CLIP (text masks get no loss there).
     pixel_text_weight: float = Field(0.0, ge=0.0)
@@ -91,8 +103,8 @@ class SourceConfig(Config):
 
 
 class AugmentConfig(Config):
-    crop: tuple[int, int] = (512, 1024)
-    scale: tuple[float, float] = (0.5, 2.0)  # of the source image
+    crop: tuple[Side, Side] = (512, 1024)
+    scale: tuple[Positive, Positive] = (0.5, 2.0)  # of the source image
     flip: float = Field(0.5, ge=0.0, le=1.0)
     colour: bool = True  # SSD photometric distortion
 
@@ -124,7 +136,7 @@ class TrainConfig(Config):
     seed: int = 0
     workers: int = Field(2, ge=0)
     cache: bool = False  # keep decoded images in memory
-    network_size: tuple[int, int] | None = None  # of evaluation and export; None: the crop
+    network_size: tuple[Side, Side] | None = None  # of evaluation and export; None: the crop
     evaluate_every: int = Field(5000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
     log_every: int = Field(50, ge=1)
@@ -147,7 +159,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"override '{text}': expected key=value, for example optimiser.lr=2e-4")
-        _set(values, key.split("."), yaml.safe_load(value) if value else None)
+        try:
+            _set(values, key.split("."), yaml.safe_load(value) if value else None)
+        except yaml.YAMLError:
+            raise UserError(f"override '{text}': '{value}' is not a valid YAML value") from None
     return parse_config(values, str(path))
 
 
@@ -166,16 +181,17 @@ def parse_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
             valid = _valid_keys(first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), valid, 1, 0.0)
             raise UserError(f"{origin}: unknown key '{where}'; did you mean '{near[0]}'?") from None
+        if first["type"] == "value_error":  # of a validator of ours, which names the values
+            raise UserError(f"{origin}: {where}: {first['ctx']['error']}") from None
         raise UserError(f"{origin}: {where}: {first['msg']} (got {first['input']!r})") from None
 
 
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(
-            f"config '{path}': {error.strerror}; expected a YAML file such as config/train/*.yaml"
-        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "not a text file")
+        raise UserError(f"config '{path}': {reason}; expected a YAML file such as config/train/*.yaml") from None
     except yaml.YAMLError as error:
         raise UserError(f"config '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -219,5 +235,5 @@ def _valid_keys(location: Sequence[Any]) -> list[str]:
             continue
         field = model.model_fields[part].annotation
         candidates = [field, *getattr(field, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, Config))
+        model = next(c for c in candidates if get_origin(c) is None and isinstance(c, type) and issubclass(c, Config))
     return list(model.model_fields)

@@ -199,7 +199,7 @@ _COVERS: dict[str, tuple[str, ...]] = {
 
 def _related(a: str, b: str, space_a: LabelSpace, space_b: LabelSpace) -> bool:
     if space_a.name == CAMVID.name and space_b.name != CAMVID.name:
-        return _key(b) in _COVERS[_key(a)] or _key(b) == _key(a)
+        return _key(b) in _COVERS.get(_key(a), ()) or _key(b) == _key(a)
     if space_b.name == CAMVID.name and space_a.name != CAMVID.name:
         return _related(b, a, space_b, space_a)
     return _key(a) == _key(b)

@@ -27,8 +27,10 @@ def main(argv: list[str]) -> int:
 
     from mtaclip_core.training.loop import Trainer  # torch takes seconds: wrong settings are told before
 
-    best = Trainer(config, folder, resume=bool(args.resume)).run()
-    print(json.dumps({"run": str(folder), "steps": config.steps, "best_miou": best}))
+    trainer = Trainer(config, folder, resume=bool(args.resume))
+    best = trainer.run()
+    if trainer.fabric.is_global_zero:
+        print(json.dumps({"run": str(folder), "steps": config.steps, "best_miou": best}))
     return 0
 
 

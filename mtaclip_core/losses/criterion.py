@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtaclip_core.cli import UserError
 from mtaclip_core.config import LossConfig
 from mtaclip_core.labels import LabelSpace
 from mtaclip_core.losses.contrastive import contrastive_loss
@@ -31,12 +32,16 @@ class Criterion(nn.Module):
     pixel_weight: Tensor
 
     def __init__(self, config: LossConfig, space: LabelSpace) -> None:
+        """Raises UserError where a weight names a class that the space does not have."""
         super().__init__()
         self.config = config
         self.classes = len(space)
         weight = torch.ones(self.classes + 1)
         weight[-1] = config.no_object
         self.register_buffer("class_weight", weight, persistent=False)
+        unknown = sorted(set(config.pixel_class_weights) - set(space.names))
+        if unknown:
+            raise UserError(f"loss.pixel_class_weights: no class '{unknown[0]}'; expected of {', '.join(space.names)}")
         pixel = torch.tensor([config.pixel_class_weights.get(name, 1.0) for name in space.names])
         self.register_buffer("pixel_weight", pixel, persistent=False)
         if config.temperature == "learned":
@@ -129,7 +134,8 @@ class Criterion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Sums over all matched masks of cross entropy and dice; full masks are built for matched queries only."""
         c = self.config
-        cross_entropy = overlap = layer.mask_embed.float().sum() * 0.0
+        # Zero, but in the graph: DDP waits for every parameter, also in a batch without a label.
+        cross_entropy = overlap = (layer.mask_embed.float().sum() + features.sum()) * 0.0
         for b, found in enumerate(matches):
             if len(found.queries) == 0:
                 continue

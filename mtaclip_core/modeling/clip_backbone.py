@@ -110,9 +110,9 @@ class ClipViTBackbone(ImageBackbone):
         return torch.cat([self.position_embedding[:1], resized[0].flatten(1).T])
 
 
-def build_clip_backbone(name: str, pretrained: str | None) -> ClipResNetBackbone | ClipViTBackbone:
+def build_clip_backbone(name: str, pretrained: str | None, load: bool = True) -> ClipResNetBackbone | ClipViTBackbone:
     """The image tower of open_clip's model `name`; arguments and errors as `build_clip`."""
-    clip = build_clip(name, pretrained)
+    clip = build_clip(name, pretrained, load)
     tower = clip.model.visual
     if isinstance(tower, ModifiedResNet):
         return ClipResNetBackbone(tower, clip.mean, clip.std)

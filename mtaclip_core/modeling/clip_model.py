@@ -28,7 +28,7 @@ class ClipModel:
     std: Triple
 
 
-def build_clip(name: str, pretrained: str | None) -> ClipModel:
+def build_clip(name: str, pretrained: str | None, load: bool = True) -> ClipModel:
     """The CLIP model `name` of open_clip: `RN50`, `RN101`, `ViT-B-16` or any other with open_clip's own two towers.
 
     Args:
@@ -36,6 +36,7 @@ def build_clip(name: str, pretrained: str | None) -> ClipModel:
             a local file of theirs, take the `-quickgelu` name.
         pretrained: None (random weights), an open_clip tag such as `openai`, or a file: safetensors, or a PyTorch
             file, which is only ever read with `weights_only=True`.
+        load: False leaves the weights out: the model that `pretrained` fits, to be filled from a checkpoint.
 
     Raises:
         UserError: unknown name or tag, a tag that cannot be downloaded, a file that is missing or does not fit.
@@ -54,8 +55,8 @@ def build_clip(name: str, pretrained: str | None) -> ClipModel:
         tag = open_clip.get_pretrained_cfg(name, pretrained)
         config["quick_gelu"] = tag.get("quick_gelu", False)
         mean, std = tag.get("mean", mean), tag.get("std", std)
-        path = _download(name, pretrained, tag)
-    elif pretrained is not None:
+        path = _download(name, pretrained, tag) if load else None
+    elif pretrained is not None and load:
         path = _local_file(name, pretrained)
     model = open_clip.CLIP(**config)
     if path is not None:

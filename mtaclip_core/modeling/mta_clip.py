@@ -36,6 +36,8 @@ class MTAClip(nn.Module):
         mean, std: RGB statistics (0-1 scale) that images must be normalised with.
     """
 
+    _folded: Tensor | None
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -55,7 +57,7 @@ class MTAClip(nn.Module):
         self.text_map_weight = text_map_weight
         self.mean: tuple[float, float, float] = backbone.mean  # type: ignore[assignment]
         self.std: tuple[float, float, float] = backbone.std  # type: ignore[assignment]
-        self._folded: Tensor | None = None
+        self.register_buffer("_folded", None, persistent=False)
 
     def forward(self, images: Tensor) -> Prediction:
         """(B, 3, H, W) normalised, H and W multiples of 32 -> predictions of all decoder layers."""
@@ -63,12 +65,16 @@ class MTAClip(nn.Module):
         return Prediction(pixels.mask_features, self.decoder(pixels, self.text()))
 
     def fold_text(self) -> None:
-        """Compute the decoder's initial tokens once; they do not depend on the image. `train()` undoes it."""
+        """Compute the decoder's initial tokens once; they do not depend on the image.
+
+        `train()` undoes it, `eval()` does not; call it again after the weights changed.
+        """
         with torch.no_grad():
             self._folded = self.decoder.initial_tokens(self.text()).detach()
 
     def train(self, mode: bool = True) -> MTAClip:
-        self._folded = None
+        if mode:
+            self._folded = None
         return super().train(mode)
 
     def class_maps(self, images: Tensor) -> Tensor:
@@ -109,13 +115,17 @@ def text_mask_logits(text_mask_embed: Tensor, mask_features: Tensor, classes: in
     return torch.einsum("bcd,bdhw->bchw", text_mask_embed.float().mean(1)[:, :classes], mask_features.float())
 
 
-def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0) -> MTAClip:
+def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0, *, load: bool = True) -> MTAClip:
     """Put the parts together that the configuration names.
+
+    Args:
+        load: False where a checkpoint fills the model: pretrained weights need not be at hand, but their tags still
+            decide activation and image statistics.
 
     Raises:
         UserError: weights that cannot be loaded, an unknown backbone.
     """
-    backbone = build_image_backbone(config.backbone.kind, config.backbone.name, config.backbone.pretrained)
+    backbone = build_image_backbone(config.backbone.kind, config.backbone.name, config.backbone.pretrained, load)
     width = config.decoder.width
     text = build_text(
         config.text.source,
@@ -125,6 +135,7 @@ def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0) -> MTACli
         clip_pretrained=config.text.clip_pretrained,
         width=config.text.width,
         seed=seed,
+        load=load,
     )
     decoder = MaskTextDecoder(
         classes=len(space),

@@ -81,6 +81,7 @@ def build_text(
     clip_pretrained: str | None,
     width: int,
     seed: int = 0,
+    load: bool = True,
 ) -> TextTable:
     """The text table of C classes and `none`.
 
@@ -89,15 +90,16 @@ def build_text(
         class_names: the C names, without `none`.
         contexts: Z.
         clip_name, clip_pretrained: for "clip", as `build_clip`; None for random weights, which is only good for
-            tests, timing, and before loading a checkpoint that holds the weights.
+            tests and timing.
         width: E for the other sources; a CLIP model has its own.
         seed: of the initial values.
+        load: as `build_clip`.
 
     Raises:
         UserError: CLIP weights that cannot be had, a class name that is too long for CLIP.
     """
     if source == "clip":
-        return ClipPromptText(build_text_encoder(clip_name, clip_pretrained), class_names, contexts, seed)
+        return ClipPromptText(build_text_encoder(clip_name, clip_pretrained, load), class_names, contexts, seed)
     texts = len(class_names) + 1
     if source == "learned":
         return LearnedText(contexts, texts, width, seed)

@@ -84,9 +84,9 @@ class TextEncoder(nn.Module):
         return self.norm(pooled) @ self.projection
 
 
-def build_text_encoder(name: str, pretrained: str | None) -> TextEncoder:
+def build_text_encoder(name: str, pretrained: str | None, load: bool = True) -> TextEncoder:
     """The text tower of open_clip's model `name` with its tokenizer; arguments and errors as `build_clip`."""
-    clip = build_clip(name, pretrained).model
+    clip = build_clip(name, pretrained, load).model
     if not isinstance(clip.text_projection, torch.Tensor):
         raise UserError(f"open_clip's '{name}' has no plain text projection; take RN50, RN101 or ViT-B-16")
     return TextEncoder(clip, open_clip.get_tokenizer(name))

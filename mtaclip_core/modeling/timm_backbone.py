@@ -49,11 +49,12 @@ class TimmBackbone(ImageBackbone):
         return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if self._channels_last else maps
 
 
-def build_timm_backbone(name: str, pretrained: str | None) -> TimmBackbone:
+def build_timm_backbone(name: str, pretrained: str | None, load: bool = True) -> TimmBackbone:
     """A timm model by `name` (with or without a tag, `resnet18.a1_in1k`).
 
     `pretrained`: None (random weights), "true" (timm's default weights), a timm tag, or a local `.safetensors`
-    file of the whole model in timm's own names. UserError for an unknown name, unreachable or unfitting weights.
+    file of the whole model in timm's own names. `load=False` leaves the weights out, but normalises images as the
+    tag does. UserError for an unknown name, unreachable or unfitting weights.
     """
     base = name.split(".")[0]
     if not timm.is_model(base):
@@ -66,14 +67,16 @@ def build_timm_backbone(name: str, pretrained: str | None) -> TimmBackbone:
     if pretrained is None:
         model = _create(name, **options)
     elif Path(pretrained).suffix or Path(pretrained).exists():
-        _check_file(name, Path(pretrained), options)
-        model = _create(name, pretrained=True, pretrained_cfg_overlay={"file": pretrained}, **options)
+        if load:
+            _check_file(name, Path(pretrained), options)
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": pretrained}}
+        model = _create(name, **options)
     else:
         if pretrained.lower() not in DEFAULT_TAGS:
             name = f"{base}.{pretrained}"
         try:
             with hub_access():
-                model = _create(name, pretrained=True, **options)
+                model = _create(name, pretrained=load, **options)
         except OSError as error:
             raise UserError(
                 f"the weights of timm's {name} cannot be downloaded from here ({type(error).__name__}); download their "

@@ -87,14 +87,7 @@ def load_model(path: str | Path) -> tuple[MTAClip, TrainConfig]:
     tensors, meta = load_checkpoint(path)
     config = parse_config(meta["config"], str(path))
     space = LabelSpace.from_list(meta["space"]["name"], meta["space"]["classes"])
-    # The checkpoint holds every weight: nothing pretrained has to be at hand.
-    bare = config.model.model_copy(
-        update={
-            "backbone": config.model.backbone.model_copy(update={"pretrained": None}),
-            "text": config.model.text.model_copy(update={"clip_pretrained": None}),
-        }
-    )
-    model = build_model(bare, space, config.seed)
+    model = build_model(config.model, space, config.seed, load=False)
     prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "model."
     weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -66,7 +67,9 @@ class Trainer:
             )
         if resume and not self.last.exists():
             raise UserError(f"'{folder}' has no checkpoints/last.safetensors to resume from")
-        self.fabric = Fabric(precision=FABRIC_PRECISION[config.precision])
+        # What torchrun started, no more: without it one process, on however many GPUs lie idle.
+        local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        self.fabric = Fabric(precision=FABRIC_PRECISION[config.precision], devices=local, num_nodes=world // local)
         self.fabric.launch()
         if config.batch % self.fabric.world_size:
             raise UserError(f"batch {config.batch} does not divide over {self.fabric.world_size} processes")
@@ -86,11 +89,11 @@ class Trainer:
             self.validation = open_dataset(config.validation.data, config.validation.split)
         model = model.to(self.fabric.device)
         optimiser = build_optimiser(model, criterion, config.optimiser)
+        self.base_rates = [group["lr"] for group in optimiser.param_groups]
         average = WeightAverage(model, config.ema) if config.ema else None
         self.state = TrainingState(model, criterion, optimiser, average)
         if resume:
             self.state.restore(self.last)
-        self.base_rates = [group["lr"] for group in build_optimiser(model, criterion, config.optimiser).param_groups]
         self.wrapped, self.wrapped_optimiser = self.fabric.setup(model, optimiser)
         self.stop_signal: int | None = None
 
@@ -99,10 +102,13 @@ class Trainer:
 
         Ctrl-C and SIGTERM save a checkpoint after the current step and leave by KeyboardInterrupt.
         """
-        write_run_files(self.folder, self.config)
+        if self.fabric.is_global_zero:
+            write_run_files(self.folder, self.config)
         config, state = self.config, self.state
         previous = [signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)]
-        writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=state.step or None)
+        writer = None
+        if self.fabric.is_global_zero:
+            writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=state.step or None)
         bar = tqdm(
             total=config.steps, initial=state.step, desc="train", unit="step", disable=not self.fabric.is_global_zero
         )
@@ -117,20 +123,23 @@ class Trainer:
                     window[name] = window.get(name, 0.0) + value.item()
                 bar.update()
                 if state.step % config.log_every == 0:
-                    self._log(writer, bar, window, state.step - first, time.perf_counter() - since)
+                    if writer is not None:
+                        self._log(writer, bar, window, state.step - first, time.perf_counter() - since)
                     window, since, first = {}, time.perf_counter(), state.step
                 finished = state.step == config.steps
                 if self.validation is not None and (finished or state.step % config.evaluate_every == 0):
-                    self._validate(writer, bar)
+                    self._validate(writer)
                     since = time.perf_counter()
-                if finished or self.stop_signal or state.step % config.checkpoint_every == 0:
+                stopping = self._stopping()
+                if finished or stopping or state.step % config.checkpoint_every == 0:
                     self._save(self.last, resumable=True)
-                if self.stop_signal:
+                if stopping:
                     tqdm.write(f"stopped at step {state.step}; continue with --resume {self.folder}", file=sys.stderr)
                     raise KeyboardInterrupt
         finally:
             bar.close()
-            writer.close()
+            if writer is not None:
+                writer.close()
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
                 signal.signal(number, handler)
         return state.best_miou if state.best_miou >= 0 else None
@@ -146,8 +155,12 @@ class Trainer:
             pin_memory=f.device.type == "cuda",
             generator=torch.Generator().manual_seed(c.seed),  # else it would draw from the state that resume restores
         )
-        for images, labels in loader:
-            yield images.to(f.device, non_blocking=True), labels.to(f.device, non_blocking=True)
+        try:
+            for images, labels in loader:
+                yield images.to(f.device, non_blocking=True), labels.to(f.device, non_blocking=True)
+        except UserError as error:
+            # A worker process sends its whole traceback as the text; the user needs the last line.
+            raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
 
     def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         config, state = self.config, self.state
@@ -181,26 +194,33 @@ class Trainer:
         writer.add_scalar("samples_per_second", steps * self.config.batch / seconds, step)
         bar.set_postfix_str(f"loss {total:.3f} lr {rate:.2e}")
 
-    def _validate(self, writer: SummaryWriter, bar: tqdm) -> None:
+    def _validate(self, writer: SummaryWriter | None) -> None:
         assert self.validation is not None
         model = self.state.average.model if self.state.average else self.state.model
         result = validate(model, self.validation, self.config.size, self.fabric.device)
         self.wrapped.train()
         miou = result.miou() or 0.0
-        writer.add_scalar("validation/miou", miou, self.state.step)
-        for name, value in result.iou().items():
-            if value is not None:
-                writer.add_scalar(f"validation_iou/{name}", value, self.state.step)
         if miou > self.state.best_miou:
             self.state.best_miou = miou
             self._save(self.folder / "checkpoints" / "best.safetensors", resumable=False)
-        if self.fabric.is_global_zero:
+        if writer is not None:
+            writer.add_scalar("validation/miou", miou, self.state.step)
+            for name, value in result.iou().items():
+                if value is not None:
+                    writer.add_scalar(f"validation_iou/{name}", value, self.state.step)
             classes = " ".join(f"{n} {v * 100:.0f}" for n, v in result.iou().items() if v is not None)
             tqdm.write(f"step {self.state.step}: mIoU {miou * 100:.2f} ({classes})", file=sys.stderr)
 
     def _save(self, path: Path, *, resumable: bool) -> None:
         if self.fabric.is_global_zero:
             self.state.save(path, self.config, self.space, resumable=resumable)
+
+    def _stopping(self) -> bool:
+        """Whether any process was asked to end: all leave after the same step, or the others would wait for ever."""
+        if self.fabric.world_size == 1:
+            return self.stop_signal is not None
+        asked = torch.tensor(float(self.stop_signal is not None), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         """The first signal asks for an end after this step; a second one ends at once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig
+from mtaclip_core.files import write_text
 from mtaclip_core.labels import LabelSpace
 from mtaclip_core.modeling.mta_clip import MTAClip
 from mtaclip_core.training.checkpoint import load_checkpoint, save_checkpoint
@@ -84,9 +84,8 @@ class TrainingState:
 
 def write_run_files(folder: Path, config: TrainConfig) -> None:
     """The resolved config, versions and git revision, for whoever finds the folder later."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    _write(folder / "versions.json", json.dumps(versions(), indent=1))
+    write_text(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(folder / "versions.json", json.dumps(versions(), indent=1))
 
 
 def versions() -> dict[str, str]:
@@ -117,9 +116,3 @@ def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
 
 def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(prefix + ".")}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -16,7 +16,7 @@ def build_optimiser(model: nn.Module, criterion: nn.Module, config: OptimiserCon
     for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                plain = isinstance(module, _NORMS) or parameter.ndim < 2 or not name.startswith("weight")
+                plain = isinstance(module, _NORMS) or parameter.ndim < 2 or not name.endswith("weight")
                 groups.setdefault((module_name.startswith("backbone"), plain), []).append(parameter)
     groups.setdefault((False, True), []).extend(p for p in criterion.parameters() if p.requires_grad)
     settings = [

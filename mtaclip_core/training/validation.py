@@ -24,6 +24,7 @@ def validate(model: MTAClip, dataset: SegmentationDataset, size: tuple[int, int]
         Confusion over the coarser of the two label spaces.
     """
     model.eval()
+    model.fold_text()
     space, predicted, truth = common_space(model.space, dataset.space)
     graph = DeployedSegmenter(model, size).to(device)
     result = Confusion(space)

@@ -9,13 +9,14 @@ import torch
 from helpers_clip import register_tiny_clip
 from huggingface_hub import constants
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import QuickGELU, VisionTransformer
 from safetensors.torch import save_file
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.modeling.backbone import STRIDES, ImageBackbone, build_image_backbone
 from mtaclip_core.modeling.clip_backbone import ClipResNetBackbone, ClipViTBackbone
 from mtaclip_core.modeling.clip_model import build_clip
+from mtaclip_core.modeling.text_encoder import build_text_encoder
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 TINY_TIMM = "test_resnet"
@@ -121,6 +122,14 @@ def test_images_are_normalised_as_the_weights_expect() -> None:
     assert ClipViTBackbone(tiny_vit(), taps=(0, 1, 2, 3)).mean == CLIP_MEAN
     assert build_image_backbone("timm", "resnet18", None).std == (0.229, 0.224, 0.225)
     assert build_image_backbone("timm", TINY_TIMM, None).std == (0.5, 0.5, 0.5)
+
+
+def test_a_checkpoint_keeps_activation_and_statistics_of_its_pretrained_tag() -> None:
+    """Nothing is downloaded; OpenAI's tags mean QuickGELU, and a timm tag may have statistics of its own."""
+    assert build_image_backbone("timm", "mobilenetv4_conv_small", "e3600_r256_in1k", load=False).mean == (0.5, 0.5, 0.5)
+    text = build_text_encoder("RN50", "openai", load=False)
+    assert any(isinstance(module, QuickGELU) for module in text.modules())
+    assert not any(isinstance(module, torch.nn.GELU) for module in text.modules())
 
 
 def test_a_size_that_is_no_multiple_of_32_is_named_with_a_better_one() -> None:

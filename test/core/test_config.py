@@ -49,6 +49,13 @@ def test_a_file_may_start_from_another(tmp_path: Path) -> None:
         ("", ["steps"], "expected key=value"),
         ("", ["train.0.data=x"], "train"),
         ("steps: [", [], "not valid YAML"),
+        ("", ["steps=["], "not a valid YAML value"),
+        ("train: [{data: x, splitt: y}]", [], "unknown key 'train.0.splitt'; did you mean 'split'"),
+        ("augment: {crop: [100, 128]}", [], "augment.crop.0: Input should be a multiple of 32 (got 100)"),
+        ("network_size: [360, 480]", [], "network_size.0: Input should be a multiple of 32"),
+        ("model: {decoder: {width: 72, heads: 5}}", [], "width 72 is not a multiple of decoder.heads 5"),
+        ("model: {decoder: {width: 72}}", [], "72 is not a multiple of 32, which the deformable pixel decoder needs"),
+        ("loss: {temperature: 0}", [], "greater than 0"),
         ("- 1", [], "key: value"),
     ],
 )

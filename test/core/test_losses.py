@@ -225,10 +225,15 @@ def test_batch_without_a_valid_label_gives_a_finite_loss_and_gradient() -> None:
     prediction, labels = random_prediction()
     for layer in prediction.layers:
         layer.mask_embed.requires_grad_(True)
-    terms = Criterion(LossConfig(points=32, pixel_text_weight=1.0), CAMVID)(prediction, torch.full_like(labels, 255))
+    prediction.mask_features.requires_grad_(True)
+    terms = Criterion(LossConfig(points=32), CAMVID)(prediction, torch.full_like(labels, 255))
     torch.stack(list(terms.values())).sum().backward()
+    # Processes wait for the gradient of every parameter, those behind the mask features too.
+    assert prediction.mask_features.grad is not None and (prediction.mask_features.grad == 0).all()
     assert all(torch.isfinite(v) for v in terms.values())
-    assert terms["mask"] == 0 and terms["dice"] == 0 and terms["pixel_text"] == 0
+    assert terms["mask"] == 0 and terms["dice"] == 0
+    with_pixels = Criterion(LossConfig(points=32, pixel_text_weight=1.0), CAMVID)
+    assert with_pixels(prediction, torch.full_like(labels, 255))["pixel_text"] == 0
 
 
 def test_ignored_pixels_do_not_move_ignore_aware_losses() -> None:

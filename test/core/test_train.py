@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,7 +74,7 @@ def command(config: Path, *arguments: str) -> list[str]:
 
 
 def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, street: Path) -> None:
-    config = write_config(tmp_path / "c.yaml", tiny_config(street))
+    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=9))
     train.main(["--config", str(config), "--out", str(tmp_path / "whole")])
 
     # Killed without warning as soon as the checkpoint of step 3 stands.
@@ -84,6 +85,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Pat
         time.sleep(0.01)
     process.kill()
     process.wait()
+    assert json.loads((tmp_path / "cut" / "checkpoints" / "last.json").read_text())["step"] < 9, "it was not cut off"
     train.main(["--config", str(config), "--resume", str(tmp_path / "cut")])
 
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
@@ -106,6 +108,38 @@ def test_sigterm_saves_the_current_step_and_leaves(tmp_path: Path, street: Path)
     assert "--resume" in rest and "Traceback" not in rest
     meta = json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())
     assert meta["step"] >= 2
+
+
+def test_two_processes_share_a_training_and_stop_after_the_same_step(tmp_path: Path, street: Path) -> None:
+    """One of them is asked to end: the other would wait for its gradients for ever."""
+    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=100_000, checkpoint_every=100_000))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            command(config, "--out", str(tmp_path / "run")),
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        text = ""
+        while "loss" not in text:
+            assert processes[0].stderr is not None and processes[0].poll() is None, text
+            text += processes[0].stderr.read(64)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [p.communicate(timeout=60)[1].count("Traceback") for p in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [p.returncode for p in processes] == [130, 130]
+    assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["step"] >= 2
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
 
 
 def test_four_generated_images_are_learned_by_heart(tmp_path: Path) -> None:
@@ -145,6 +179,7 @@ def test_run_folder_tells_how_it_was_made(tmp_path: Path, street: Path) -> None:
         ({"model": {"text": {"source": "clip"}}}, [], "clip_pretrained"),
         ({}, ["--resume", "/nowhere"], "/nowhere"),
         ({}, ["stepz=1"], "did you mean 'steps'"),
+        ({}, ["loss.pixel_class_weights.Poel=3"], "no class 'Poel'"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(
@@ -154,6 +189,16 @@ def test_what_the_user_got_wrong_is_one_line(
     out = [] if "--resume" in arguments else ["--out", str(tmp_path / "run")]
     with pytest.raises(UserError, match=message):
         train.main(["--config", str(config), *out, *arguments])
+
+
+def test_a_broken_label_in_a_worker_process_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "street", 2, (64, 96), 7, "train", 1)
+    for label in (tmp_path / "street").rglob("*_labelIds.png"):
+        label.write_bytes(b"broken")
+    config = write_config(tmp_path / "c.yaml", tiny_config(tmp_path / "street", workers=1))
+    with pytest.raises(UserError, match=r"^\S+_labelIds\.png: not a readable image") as error:
+        train.main(["--config", str(config), "--out", str(tmp_path / "run")])
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_used_run_folder_is_not_overwritten(tmp_path: Path, street: Path) -> None:
