@@ -24,6 +24,7 @@ from mtaclip_core.data.dataset import open_dataset
 from mtaclip_core.data.synthetic.writer import write
 from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
 from mtaclip_core.labels import CAMVID, CITYSCAPES, UNLABELLED, join
+from mtaclip_core.training.checkpoint import load_checkpoint
 
 SIZE = (128, 192)
 
@@ -85,7 +86,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Pat
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert json.loads((tmp_path / "cut" / "checkpoints" / "last.json").read_text())["step"] < 9, "it was not cut off"
+    assert load_checkpoint(tmp_path / "cut")[1]["step"] < 9, "it was not cut off"
     train.main(["--config", str(config), "--resume", str(tmp_path / "cut")])
 
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
@@ -180,13 +181,14 @@ def test_run_folder_tells_how_it_was_made(tmp_path: Path, street: Path) -> None:
         ({}, ["--resume", "/nowhere"], "/nowhere"),
         ({}, ["stepz=1"], "did you mean 'steps'"),
         ({}, ["loss.pixel_class_weights.Poel=3"], "no class 'Poel'"),
+        ({}, ["--out", "/proc/nowhere"], "/proc/nowhere/checkpoints: cannot create"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(
     tmp_path: Path, street: Path, changes: dict, arguments: list[str], message: str
 ) -> None:
     config = write_config(tmp_path / "c.yaml", tiny_config(street, **changes))
-    out = [] if "--resume" in arguments else ["--out", str(tmp_path / "run")]
+    out = [] if {"--resume", "--out"} & set(arguments) else ["--out", str(tmp_path / "run")]
     with pytest.raises(UserError, match=message):
         train.main(["--config", str(config), *out, *arguments])
 
