@@ -220,7 +220,9 @@ class Trainer:
         if self.fabric.world_size == 1:
             return self.stop_signal is not None
         asked = torch.tensor(float(self.stop_signal is not None), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
+        total = self.fabric.all_reduce(asked, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total.item() > 0
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         """The first signal asks for an end after this step; a second one ends at once."""
