@@ -55,7 +55,8 @@ class Augmentation:
         size = (min(width, round(w * scale)), min(height, round(h * scale)))
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         image = cv2.resize(image, size, interpolation=interpolation)
-        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+        # Plain INTER_NEAREST takes the pixel at the corner and moves the label half a pixel against the image.
+        label = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
         if size != (width, height):
             border = (0, height - size[1], 0, width - size[0], cv2.BORDER_CONSTANT)
             image = cv2.copyMakeBorder(image, *border, value=(124, 116, 104))

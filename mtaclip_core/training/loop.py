@@ -23,6 +23,7 @@ from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig
 from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
 from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
+from mtaclip_core.files import prepare_file
 from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelSpace
 from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.modeling.mta_clip import build_model
@@ -67,6 +68,7 @@ class Trainer:
             )
         if resume and not self.last.exists():
             raise UserError(f"'{folder}' has no checkpoints/last.safetensors to resume from")
+        prepare_file(self.last)
         # What torchrun started, no more: without it one process, on however many GPUs lie idle.
         local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         self.fabric = Fabric(precision=FABRIC_PRECISION[config.precision], devices=local, num_nodes=world // local)
