@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 ARGS ?=
 
 ONBOARD := onboard,ros
-TEST := $(ONBOARD),train,test
+TEST := $(ONBOARD),train,quantise,test
 ALL := $(TEST),bench,fleet
 
 # $(call install,EXTRAS): makes $(VENV) where it is missing and installs what it lacks.
@@ -38,7 +38,7 @@ test:
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest --durations=15 $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --durations=15 $(ARGS)
 
 setup:
 	$(call install,$(ALL))

@@ -39,6 +39,8 @@ EXTRAS = {
         "onnx>=1.17",
         "onnxscript>=0.5",
     ],
+    # int8: for the CPU by NNCF, for other engines by calibration in onnxruntime.
+    "quantise": ["nncf>=3.0", "onnxruntime>=1.20"],
     # Beside these the tests need cityscapesscripts, installed without what it asks for (tools/install.py).
     "test": [
         "pytest>=8",
@@ -47,6 +49,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "onnxruntime>=1.20",
         "pillow>=10",
+        "rosbags-image>=0.10",
         "ruff",
         "mypy",
         "types-PyYAML",

@@ -19,14 +19,19 @@ ARGUMENTS = {
     "namespace": ("", "namespace of the node"),
     "params_file": (str(share_directory() / "config" / "segment.yaml"), "YAML file of the node's parameters"),
     "image": ("/camera/image_raw", "camera topic, without /compressed"),
+    "cameras": (
+        "",
+        "several cameras, as front,left; topics: /front/image_raw, or camera.NAME.image in params_file",
+    ),
     "model": ("", "bundle, in place of model.path in params_file"),
     "backend": ("", "in place of model.backend in params_file"),
     "autostart": ("", "true or false, in place of autostart in params_file"),
+    "build_only": ("", "true: build and load the model, say what was built, and end"),
     "use_sim_time": ("", "true or false, in place of use_sim_time in params_file"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
 PARAMETERS = {"model": "model.path", "backend": "model.backend"}
-SWITCHES = ("autostart", "use_sim_time")
+SWITCHES = ("autostart", "build_only", "use_sim_time")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -44,23 +49,37 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
-def _node(context: LaunchContext) -> list[Any]:
-    from launch_ros.actions import Node
+def node_parameters(given: dict[str, str]) -> dict[str, Any]:
+    """The node's parameters for the arguments that were given.
 
-    given = {name: value for name in ARGUMENTS if (value := context.launch_configurations[name])}
+    Raises:
+        RuntimeError: a switch that is neither true nor false, or no name in `cameras`.
+    """
     parameters: dict[str, Any] = {PARAMETERS[name]: given[name] for name in PARAMETERS if name in given}
     for name in SWITCHES:
         if name in given:
             if given[name].lower() not in ("true", "false"):
                 raise RuntimeError(f"{name}:={given[name]}: expected true or false")
             parameters[name] = given[name].lower() == "true"
+    if "cameras" in given:
+        cameras = [name.strip(" '\"") for name in given["cameras"].strip("[] ").split(",")]
+        if not all(cameras):
+            raise RuntimeError(f"cameras:={given['cameras']}: expected names with commas between, as front,left")
+        parameters["cameras"] = cameras
+    return parameters
+
+
+def _node(context: LaunchContext) -> list[Any]:
+    from launch_ros.actions import Node
+
+    given = {name: value for name in ARGUMENTS if (value := context.launch_configurations[name])}
     return [
         Node(
             package="mtaclip_ros",
             executable="segment_node",
             name="mtaclip",
             namespace=given.get("namespace", ""),
-            parameters=[given["params_file"], parameters],
+            parameters=[given["params_file"], node_parameters(given)],
             remappings=[("image", given["image"])],
             ros_arguments=["--log-level", given["log_level"]],
             output="screen",

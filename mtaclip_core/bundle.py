@@ -19,13 +19,15 @@ from typing import Any
 
 import yaml
 
-from mtaclip_core.bundle_manifest import FORMAT, NAME, FileEntry, parse_manifest
+from mtaclip_core.bundle_manifest import FORMAT, NAME, FileEntry, GraphOptions, parse_manifest
 from mtaclip_core.cli import UserError
 from mtaclip_core.labels import LabelSpace
 
 MANIFEST = "bundle.yaml"
 ONNX = "model.onnx"
 WEIGHTS = "model.safetensors"
+OPENVINO_INT8 = "openvino/int8.xml"
+"""The quantised graph, where a bundle has one; its weights lie beside it, with the suffix .bin."""
 
 MAX_MANIFEST_BYTES = 256 * 1024
 _EXTERNAL_DATA = b"\x0a\x08location\x12"  # protobuf field 1 "location" of a tensor's external_data entry, then field 2
@@ -41,7 +43,9 @@ class Bundle:
         hash: sha256 of bundle.yaml, which names the hashes of all other files.
         space: the classes whose ids the labels hold.
         network_size: (height, width) that the graph resizes every frame to.
-        text_source: `clip`, `learned` or `random_orthogonal`.
+        text_source: `clip`, `learned`, `random_orthogonal` or `none`.
+        graph: which form of the deployed graph `onnx_path` holds.
+        precision: that the graph itself carries: `f32` or `fp16`.
         metadata: the whole manifest as plain values.
         onnx_path: the deployed graph.
         weights_path: the trained weights, None where the bundle ships without.
@@ -53,6 +57,8 @@ class Bundle:
     space: LabelSpace
     network_size: tuple[int, int]
     text_source: str
+    graph: GraphOptions
+    precision: str
     metadata: dict[str, Any]
     onnx_path: Path
     weights_path: Path | None
@@ -111,6 +117,8 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         space=space,
         network_size=manifest.network_size,
         text_source=manifest.text.source,
+        graph=manifest.graph,
+        precision=manifest.precision,
         metadata=manifest.model_dump(mode="json"),
         onnx_path=root / ONNX,
         weights_path=root / WEIGHTS if WEIGHTS in manifest.files else None,
@@ -128,6 +136,8 @@ def write_bundle(
     files: Mapping[str, Path | bytes],
     measured: Sequence[Mapping[str, Any]] = (),
     confidence_floor: int = 0,
+    graph: GraphOptions | None = None,
+    precision: str = "f32",
     name: str | None = None,
     accept: Callable[[Path], object] | None = None,
 ) -> Path:
@@ -137,6 +147,7 @@ def write_bundle(
         out: the folder to write; its last part is the name unless `name` is given.
         files: content, or a file to copy, by its path inside the bundle ("model.onnx", "reference/0_image.png").
         measured: rows {what, value, command}.
+        graph, precision: form of the deployed graph, and the precision that stands in it.
         accept: called with the finished folder under its temporary name; what it raises leaves `out` as it was.
 
     Raises:
@@ -158,6 +169,8 @@ def write_bundle(
             "network_size": list(network_size),
             "confidence_floor": confidence_floor,
             "text": {"source": text_source},
+            "graph": (graph or GraphOptions()).model_dump(),
+            "precision": precision,
             "training": {"config": dict(training_config), "revision": revision},
             "measured": [dict(row) for row in measured],
             "files": entries,

@@ -34,9 +34,28 @@ class ClassRow(_Strict):
 
 
 class Text(_Strict):
-    """Where the text embeddings came from (CONTRACTS: only `clip` may claim anything about language)."""
+    """Where the text embeddings came from (only `clip` may claim anything about language); `none`: there are none."""
 
-    source: Literal["clip", "learned", "random_orthogonal"]
+    source: Literal["clip", "learned", "random_orthogonal", "none"]
+
+
+class GraphOptions(_Strict):
+    """Which of several forms the deployed graph has.
+
+    The default values are what bundles have that name none.
+
+    Attributes:
+        text_tokens: `kept`: the class texts travel through the decoder beside the mask queries, as in training;
+            `dropped`: the queries alone, which is faster and another function; measure what it costs.
+        deformable: form of the deformable attention, where the model has one: GridSample, or gathers in plain index
+            arithmetic. Equal results.
+        resize: what is resized to full size: the C `classes` maps, contracted before, or the Q `masks`, as Mask2Former
+            does it, which is dearer and almost the same.
+    """
+
+    text_tokens: Literal["kept", "dropped"] = "kept"
+    deformable: Literal["grid_sample", "gather"] = "grid_sample"
+    resize: Literal["classes", "masks"] = "classes"
 
 
 class Training(_Strict):
@@ -69,6 +88,8 @@ class Manifest(_Strict):
     network_size: tuple[Side, Side]
     confidence_floor: Byte = 0
     text: Text
+    graph: GraphOptions = GraphOptions()
+    precision: Literal["f32", "fp16"] = "f32"
     training: Training
     measured: list[Measured] = []
     files: Annotated[dict[str, FileEntry], Field(max_length=256)]

@@ -1,7 +1,7 @@
 """Typed, frozen configuration of a training: YAML files plus `key=value` overrides.
 
-Defaults are the MTA-CLIP release's (METHOD: decoder, losses, ADE20K recipe) where it has one; a file under
-`config/train/` names only what differs.
+Defaults are the MTA-CLIP release's decoder and losses with Mask2Former's Cityscapes recipe (crop 512x1024, 90,000 steps
+of 16, lr 1e-4); a file under `config/train/` names only what differs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from mtaclip_core.cli import UserError
 
 Positive = Annotated[float, Field(gt=0.0)]
+Triple = tuple[float, float, float]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]  # every backbone map is exactly twice the next one
 
 
@@ -30,19 +31,29 @@ class BackboneConfig(Config):
     kind: Literal["clip", "timm"] = "clip"
     name: str = "RN50"
     pretrained: str | None = None  # open_clip/timm tag or a local weights file; None: random weights
+    # The rest is for timm models of unusual shape, such as weights of other projects have.
+    options: dict[str, JsonValue] = {}  # arguments of the model in place of those that `name` stands for
+    map_norms: bool = False  # a LayerNorm on each of the four maps, as Swin has in segmentation
+    pad_first: bool = False  # Swin: maps are padded to whole windows before they are shifted; timm shifts first
+    stride_in_first: bool = False  # ResNet: bottlenecks go down in their first convolution, as the oldest weights do
+    mean: Triple | None = None  # image statistics, RGB in 0-1, in place of those that `pretrained` means
+    std: Triple | None = None
 
 
 class PixelDecoderConfig(Config):
     """`deformable`: multi-scale deformable attention (METHOD row 2); `fpn`: a light one for CPUs."""
 
     kind: Literal["deformable", "fpn"] = "deformable"
-    layers: int = Field(6, ge=1)  # deformable only
+    # Of `deformable` alone:
+    layers: int = Field(6, ge=1)
+    heads: int = Field(8, ge=1)
+    feedforward: int = Field(1024, ge=8)
 
 
 class TextConfig(Config):
-    """Where the class embeddings T (Z, C', E) come from."""
+    """Where the class embeddings T (Z, C', E) come from; `none`: no text at all, which is Mask2Former."""
 
-    source: Literal["clip", "learned", "random_orthogonal"] = "clip"
+    source: Literal["clip", "learned", "random_orthogonal", "none"] = "clip"
     contexts: int = Field(3, ge=1, description="Z")
     clip_name: str = "RN50"
     clip_pretrained: str | None = None
@@ -70,8 +81,17 @@ class ModelConfig(Config):
         width, heads = self.decoder.width, self.decoder.heads
         if width % heads:
             raise ValueError(f"decoder.width {width} is not a multiple of decoder.heads {heads}")
-        if self.pixel_decoder.kind == "deformable" and width % 32:
-            raise ValueError(f"decoder.width {width} is not a multiple of 32, which the deformable pixel decoder needs")
+        if self.pixel_decoder.kind == "deformable":
+            if width % 32:
+                raise ValueError(
+                    f"decoder.width {width} is not a multiple of 32, which the deformable pixel decoder needs"
+                )
+            if width % self.pixel_decoder.heads:
+                raise ValueError(
+                    f"decoder.width {width} is not a multiple of pixel_decoder.heads {self.pixel_decoder.heads}"
+                )
+        if self.text.source == "none" and self.text_map_weight > 0:
+            raise ValueError(f"text_map_weight {self.text_map_weight:g} needs class texts, but text.source is none")
         return self
 
 
@@ -141,6 +161,14 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(1000, ge=1)
     log_every: int = Field(50, ge=1)
 
+    @model_validator(mode="after")
+    def _texts_are_there(self) -> TrainConfig:
+        if self.model.text.source == "none" and self.loss.pixel_text_weight > 0:
+            raise ValueError(
+                f"loss.pixel_text_weight {self.loss.pixel_text_weight:g} needs class texts, but model.text.source is none"
+            )
+        return self
+
     @property
     def size(self) -> tuple[int, int]:
         return self.network_size or self.augment.crop
@@ -184,6 +212,21 @@ def parse_config(values: Mapping[str, Any], origin: str) -> TrainConfig:
         if first["type"] == "value_error":  # of a validator of ours, which names the values
             raise UserError(f"{origin}: {where}: {first['ctx']['error']}") from None
         raise UserError(f"{origin}: {where}: {first['msg']} (got {first['input']!r})") from None
+
+
+def differences(first: TrainConfig, second: TrainConfig) -> list[str]:
+    """Dotted keys whose values differ, in the order of the fields; a list of another length is one key."""
+    return _differences(first.model_dump(mode="json"), second.model_dump(mode="json"), "")
+
+
+def _differences(first: Any, second: Any, prefix: str) -> list[str]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        pairs = [(key, first.get(key), second.get(key)) for key in dict.fromkeys((*first, *second))]
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))]
+    else:
+        return [] if first == second else [prefix]
+    return [key for name, a, b in pairs for key in _differences(a, b, f"{prefix}.{name}".lstrip("."))]
 
 
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:

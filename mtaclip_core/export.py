@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import save
 
 from mtaclip_core.bundle import ONNX, WEIGHTS, load_bundle, write_bundle
+from mtaclip_core.bundle_manifest import GraphOptions
 from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.data.synthetic import StreetDrive
 from mtaclip_core.deploy import parity
 from mtaclip_core.deploy.graph import DeployedSegmenter
 from mtaclip_core.deploy.model_card import Card, model_card, read_measured
 from mtaclip_core.deploy.onnx_export import export_onnx, round_weights
+from mtaclip_core.deploy.precision import typed_onnx
+from mtaclip_core.deploy.reference import IMAGES, Reference, reference_files
 from mtaclip_core.modeling.image_backbone import MULTIPLE
 from mtaclip_core.runtime.segmenter import installed_backends, load_segmenter
 from mtaclip_core.runtime.torch_backend import bundle_weights
@@ -29,10 +32,16 @@ EPILOG = """example:
   python -m mtaclip_core.export runs/street-tiny --out models/street-tiny --license-file LICENSE.weights
 
 CHECKPOINT is a .safetensors file of a training or its run folder (then its best one). To put measured numbers into the
-model card, export, measure the bundle (evaluate --json, benchmark --json), and export again with --measured."""
+model card, export, measure the bundle (evaluate --json, benchmark --json), and export again with --measured.
+
+For int8 on the CPU: python -m mtaclip_core.export int8 --help"""
 
 
 def main(argv: list[str]) -> int | None:
+    if argv[:1] == ["int8"]:
+        from mtaclip_core.deploy import int8_command
+
+        return int8_command.main(argv[1:])
     parser = Parser(prog="python -m mtaclip_core.export", description=__doc__, epilog=EPILOG)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors checkpoint or a run folder")
     parser.add_argument("--out", required=True, type=Path, metavar="models/NAME", help="folder to write")
@@ -45,6 +54,30 @@ def main(argv: list[str]) -> int | None:
         choices=("float16", "float32"),
         default="float16",
         help="how weights are stored (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        choices=("kept", "dropped"),
+        default="kept",
+        help="class texts in the decoder: as in training, or left out (faster, another function; default: %(default)s)",
+    )
+    parser.add_argument(
+        "--deformable",
+        choices=("gather", "grid_sample"),
+        default="gather",
+        help="form of deformable attention, of equal result (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resize",
+        choices=("classes", "masks"),
+        default="classes",
+        help="what is resized to full size: class maps, or the masks as in Mask2Former (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("f32", "fp16"),
+        default="f32",
+        help="written into the graph, for strongly typed engines; int8: see `export int8` (default: %(default)s)",
     )
     parser.add_argument(
         "--measured", type=Path, nargs="+", default=[], metavar="JSON", help="numbers for the model card"
@@ -67,8 +100,9 @@ def main(argv: list[str]) -> int | None:
         )
     if args.weights == "float16":
         round_weights(model)
-    model.fold_text()
-    graph = DeployedSegmenter(model, network_size, args.confidence_floor).eval()
+    options = GraphOptions(text_tokens=args.text_tokens, deformable=args.deformable, resize=args.resize)
+    model.fold_text(keep_tokens=options.text_tokens == "kept")
+    graph = DeployedSegmenter(model, network_size, args.confidence_floor, options).eval()
     weights = bundle_weights(model)
     settings: dict[str, Any] = config.model_dump(mode="json")
     revision = str(meta.get("versions", {}).get("git", "unknown"))
@@ -83,6 +117,7 @@ def main(argv: list[str]) -> int | None:
         parameters=sum(t.numel() for t in weights.values()),
         measured=measured,
         notes=notes,
+        origin=str(meta.get("origin", "")),
     )
     out = write_bundle(
         args.out,
@@ -93,12 +128,14 @@ def main(argv: list[str]) -> int | None:
         revision=revision,
         measured=measured,
         confidence_floor=args.confidence_floor,
+        graph=options,
+        precision=args.precision,
         files={
-            ONNX: export_onnx(graph),
+            ONNX: typed_onnx(export_onnx(graph), args.precision),
             WEIGHTS: save(weights),
             "README.md": model_card(card).encode(),
             "LICENSE": (licence or _no_licence(settings)).encode(),
-            **parity.reference_files(make_reference(graph)),
+            **reference_files(make_reference(graph)),
         },
         accept=_check_backends,
     )
@@ -107,17 +144,17 @@ def main(argv: list[str]) -> int | None:
     return 0
 
 
-def make_reference(graph: DeployedSegmenter) -> parity.Reference:
+def make_reference(graph: DeployedSegmenter) -> Reference:
     """Four generated streets with the answers of the model in float32.
 
     They are of another size than the network's, so that both resizes count.
     """
     height, width = (max(32, side // 2 + 4) for side in graph.network_size)
-    images = np.stack([StreetDrive((height, width), REFERENCE_SEED + i).frame(10).image for i in range(parity.IMAGES)])
+    images = np.stack([StreetDrive((height, width), REFERENCE_SEED + i).frame(10).image for i in range(IMAGES)])
     with torch.inference_mode():
         maps = graph.class_maps(torch.from_numpy(images))
         label, confidence = graph.decide(maps, height, width)
-    return parity.Reference(images, label.numpy(), confidence.numpy(), maps.numpy().astype(np.float16))
+    return Reference(images, label.numpy(), confidence.numpy(), maps.numpy().astype(np.float16))
 
 
 def _check_backends(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The way of one camera's frames through the node: input -> worker -> pipeline -> outputs, counted at every step."""
+"""The way of one camera's frames through the node: input -> mailbox -> pipeline -> outputs, counted at every step."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.time import Time
 
-from mtaclip_core.runtime.segmenter import Segmenter
+from mtaclip_core.cli import UserError
+from mtaclip_core.labels import LabelSpace
+from mtaclip_core.runtime.segmenter import Segmentation
+from mtaclip_ros.camera_parameters import CameraParameters
+from mtaclip_ros.camera_region import Region
+from mtaclip_ros.diagnostics import CameraHealth
 from mtaclip_ros.frame_statistics import FrameStatistics, RateLimit
-from mtaclip_ros.frame_worker import FrameWorker
-from mtaclip_ros.image_codec import BadImage
+from mtaclip_ros.image_codec import BadImage, Scratch
 from mtaclip_ros.image_input import ImageInput
 from mtaclip_ros.parameters import Parameters
-from mtaclip_ros.pipeline import Pipeline
+from mtaclip_ros.pipeline import Decoded, Pipeline, Segments
 from mtaclip_ros.publishers import Outputs
 
 _REPEAT_LINE = 10.0  # seconds between two log lines on the same kind of trouble
 
 
 @dataclass(frozen=True)
-class _Arrival:
+class Arrival:
+    """A message as it came from `line`'s camera; `received` is monotonic."""
+
+    line: CameraLine
     message: Any
     received: float
 
@@ -34,66 +41,112 @@ class CameraLine:
     Args:
         node: owner of everything made here.
         parameters: gives the current values.
-        segmenter: the loaded model; not closed here.
-        topic: camera topic before remapping.
-        prefix: what stands before the output names.
+        camera: the settings of this camera.
+        segmenter: what the frames go to; not closed here.
+        space: the model's classes.
+        submit: takes every frame that keeps the rate, in the executor's thread.
+
+    Raises:
+        UserError: the region of interest or the mask is wrong.
     """
 
     def __init__(
-        self, node: Node, parameters: Callable[[], Parameters], segmenter: Segmenter, topic: str, prefix: str = "~/"
+        self,
+        node: Node,
+        parameters: Callable[[], Parameters],
+        camera: CameraParameters,
+        segmenter: Segments,
+        space: LabelSpace,
+        submit: Callable[[Arrival], None],
     ) -> None:
+        self.name = camera.name
         self._node = node
         self._parameters = parameters
-        self._pipeline = Pipeline(segmenter)
+        self._submit = submit
+        try:
+            region = Region.load(camera.roi, camera.mask)
+        except UserError as error:
+            raise UserError(f"{camera.setting('roi')}, {camera.setting('mask')}: {error}") from error
+        self.pipeline = Pipeline(segmenter, region=region, scratch=Scratch())
         self._rate = RateLimit()
         self._last_lines: dict[str, float] = {}
-        self.last_failure = ""
+        self._last_failure = ""
         self.statistics = FrameStatistics()
-        self.input = ImageInput(node, parameters, self.statistics, self._receive, topic)
-        self._outputs = Outputs(node, segmenter.space, prefix)
-        self._worker: FrameWorker[_Arrival] = FrameWorker(self._process, self._failed)
+        setting = camera.setting("image")
+        self.input = ImageInput(node, parameters, self.statistics, self._receive, camera.image, setting)
+        self._outputs = Outputs(node, space, f"~/{camera.name}/" if camera.name else "~/")
+
+    @property
+    def health(self) -> CameraHealth:
+        """What diagnostics tell."""
+        statistics, made = self.statistics.snapshot(), dict(self._outputs.made)
+        return CameraHealth(self.name, self.input.topic, statistics, self.input.trouble, self._last_failure, made)
 
     def start(self) -> None:
-        self._worker.start()
         self.input.start()
 
     def stop(self) -> None:
-        """No frame is in work when it returns, and none waits."""
         self.input.stop()
-        self._worker.stop()
 
     def close(self) -> None:
         self.stop()
         self._outputs.close()
 
-    def _receive(self, message: Any) -> None:
-        if not self._rate.ready(self._parameters().max_rate):
-            self.statistics.count("limited")
-        elif self._worker.submit(_Arrival(message, time.monotonic())):
-            self.statistics.count("dropped")
-
-    def _process(self, arrival: _Arrival) -> None:
-        parameters = self._parameters()
-        self._pipeline.confidence_floor = parameters.confidence_floor
-        header = arrival.message.header
+    def decode(self, arrival: Arrival) -> Decoded | None:
+        """The picture of a message; None when it has none, which is counted and told."""
         try:
-            result = self._pipeline.process(arrival.message)
+            return self.pipeline.decode(arrival.message)
         except BadImage as bad:
             self.statistics.bad(bad.reason)
-            self._explain(f"bad image ({bad.reason}) on {self.input.topic}", str(bad))
-            return
-        start = time.monotonic()
+            self.explain(f"bad image ({bad.reason}) on {self.input.topic}", str(bad))
+        except Exception as error:  # MemoryError, OpenCV's: this frame's fault and no other's
+            self.failed(error)
+        return None
+
+    def deliver(self, arrival: Arrival, decoded: Decoded, segmentation: Segmentation, segment_seconds: float) -> None:
+        """Publish what was found in a frame."""
         try:
-            self._outputs.publish(header, result, self.input.camera_info, parameters)
+            self._deliver(arrival, decoded, segmentation, segment_seconds)
         except RuntimeError as error:  # RCLError: a reliable publisher under overload, or the program is ending
             self.statistics.count("publish_errors")
             if self._node.context.ok():
-                self._explain("a label was not published", str(error))
-            return
+                self.explain(f"a label of {self.input.topic} was not published", str(error))
+        except Exception as error:  # MemoryError and the like
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Count a frame that was lost to a fault."""
+        self.statistics.count("failed")
+        self._last_failure = " ".join(f"{type(error).__name__}: {error}".split())
+        self.explain(f"a frame of {self.input.topic} failed", self._last_failure)
+
+    def explain(self, what: str, why: str) -> None:
+        """One line in the log; a repeated `what` is told every 10 s."""
+        now = time.monotonic()
+        if now - self._last_lines.get(what, -_REPEAT_LINE) >= _REPEAT_LINE:
+            self._last_lines[what] = now
+            self._node.get_logger().warning(f"{what}: {' '.join(why.split())}; counted in /diagnostics")
+
+    def _receive(self, message: Any) -> None:
+        stamp = message.header.stamp
+        if self.statistics.stamp(stamp.sec + 1e-9 * stamp.nanosec) == "back":
+            self.explain(f"stamps go back on {self.input.topic}", f"now {stamp.sec}.{stamp.nanosec:09d}")
+        if self._rate.ready(self._parameters().max_rate_of(self.name)):
+            self._submit(Arrival(self, message, time.monotonic()))
+        else:
+            self.statistics.count("limited")
+
+    def _deliver(self, arrival: Arrival, decoded: Decoded, segmentation: Segmentation, segment_seconds: float) -> None:
+        parameters = self._parameters()
+        self.pipeline.confidence_floor = parameters.confidence_floor
+        header = arrival.message.header
+        start = time.monotonic()
+        result = self.pipeline.finish(decoded, segmentation, segment_seconds)
+        self._outputs.publish(header, result, self.input.camera_info, parameters)
         end = time.monotonic()
         seconds = {
-            "decode": result.decode_seconds,
-            "segment": result.segment_seconds,
+            "decode": decoded.seconds,
+            "segment": segment_seconds,
             "publish": end - start,
             "node": end - arrival.received,
         }
@@ -101,14 +154,3 @@ class CameraLine:
             age = self._node.get_clock().now() - Time.from_msg(header.stamp)
             seconds["latency"] = age.nanoseconds * 1e-9
         self.statistics.labelled(seconds)
-
-    def _failed(self, arrival: _Arrival, error: Exception) -> None:
-        self.statistics.count("failed")
-        self.last_failure = f"{type(error).__name__}: {error}"
-        self._explain(f"a frame of {self.input.topic} failed", self.last_failure)
-
-    def _explain(self, what: str, why: str) -> None:
-        now = time.monotonic()
-        if now - self._last_lines.get(what, -_REPEAT_LINE) >= _REPEAT_LINE:
-            self._last_lines[what] = now
-            self._node.get_logger().warning(f"{what}: {' '.join(why.split())}; counted in /diagnostics")

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,7 +37,10 @@ class Snapshot:
         bad: messages without a usable picture, by reason.
         failed: frames that the model failed on.
         publish_errors: labelled frames that the middleware refused.
+        lost: images published and never received, as far as the middleware tells.
         silence: seconds since the last message, or since listening began.
+        stamps: messages whose stamp was `back` before the one of the message before, `repeated`, or `missing` (zero).
+        stamp_rate: images a second by their stamps.
     """
 
     received: int
@@ -51,6 +54,9 @@ class Snapshot:
     output_rate: float
     silence: float
     stages: dict[str, Percentiles]
+    lost: int = 0
+    stamps: dict[str, int] = field(default_factory=dict)
+    stamp_rate: float = 0.0
 
     @property
     def bad_total(self) -> int:
@@ -66,6 +72,8 @@ class FrameStatistics:
         self._bad: Counter[str] = Counter()
         self._stages: dict[str, deque[float]] = {stage: deque(maxlen=_WINDOW) for stage in STAGES}
         self._arrivals: deque[float] = deque(maxlen=1000)
+        self._stamps: Counter[str] = Counter()
+        self._stamp_times: deque[float] = deque(maxlen=_WINDOW)
         self._labels: deque[float] = deque(maxlen=1000)
         self._heard = time.monotonic()
 
@@ -80,10 +88,23 @@ class FrameStatistics:
             self._heard = time.monotonic()
             self._arrivals.append(self._heard)
 
-    def count(self, what: str) -> None:
-        """Add one to `limited`, `dropped`, `failed` or `publish_errors`."""
+    def stamp(self, seconds: float) -> str:
+        """Note the stamp of a message; returns what is wrong with it, a key of `Snapshot.stamps`, or nothing."""
         with self._lock:
-            self._counts[what] += 1
+            last = self._stamp_times[-1] if self._stamp_times else -1.0
+            wrong = "missing" if seconds == 0 else "back" if seconds < last else "repeated" if seconds == last else ""
+            if wrong:
+                self._stamps[wrong] += 1
+            if wrong == "back":
+                self._stamp_times.clear()
+            if wrong in ("", "back"):
+                self._stamp_times.append(seconds)
+            return wrong
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add to `limited`, `dropped`, `failed`, `publish_errors` or `lost`."""
+        with self._lock:
+            self._counts[what] += number
 
     def bad(self, reason: str) -> None:
         with self._lock:
@@ -118,6 +139,9 @@ class FrameStatistics:
                 output_rate=_rate(self._labels, now),
                 silence=now - self._heard,
                 stages={stage: _percentiles(times) for stage, times in self._stages.items() if times},
+                lost=counts["lost"],
+                stamps=dict(self._stamps),
+                stamp_rate=_rate(self._stamp_times, self._stamp_times[-1]) if self._stamp_times else 0.0,
             )
 
 

@@ -1,48 +1,45 @@
-"""One worker thread behind a mailbox of one slot: a new frame replaces the one that waits, so none gets stale."""
+"""One worker thread behind a mailbox of one slot per camera: a new frame replaces the one that waits there."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class WorkerCounts:
-    """received = dropped + processed + failed + (1 while a frame waits or is worked on, 2 with both)."""
-
-    received: int = 0
-    dropped: int = 0
-    processed: int = 0
-    failed: int = 0
-
-
 class FrameWorker(Generic[Item]):
-    """Runs `work` on the newest item in a thread of its own.
+    """Runs `work` on the newest items of all cameras, at most one of each, in a thread of its own.
 
     Inference releases the GIL, so the thread that receives stays free to take (and drop) frames while `work` runs.
 
+    Cameras are served in the order in which they began to wait, and one that was served goes to the end of the line:
+    whatever the rates, none waits for more than one turn of each of the others. Nothing else is kept, so nothing can
+    grow.
+
     Args:
-        work: called in the worker thread with one item at a time.
-        on_error: called in the worker thread with the item and what `work` raised; the thread then takes the next item.
+        work: called in the worker thread with one to `most` items, no two of one camera.
+        failed: called in the worker thread with the items and what `work` raised; the thread then takes the next ones.
+        dropped: called with every item that will not be worked on, in the thread that found out.
+        most: cameras that are served at once, when as many wait.
     """
 
-    def __init__(self, work: Callable[[Item], None], on_error: Callable[[Item, Exception], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[list[Item]], None],
+        failed: Callable[[list[Item], Exception], None],
+        dropped: Callable[[Item], None],
+        most: int = 1,
+    ) -> None:
         self._work = work
-        self._on_error = on_error
+        self._failed = failed
+        self._dropped = dropped
+        self._most = most
         self._wake = threading.Condition()
-        self._slot: list[Item] = []
+        self._waiting: dict[str, Item] = {}  # in the order in which the cameras began to wait
         self._running = False
         self._thread: threading.Thread | None = None
-        self._counts = WorkerCounts()
-
-    @property
-    def counts(self) -> WorkerCounts:
-        with self._wake:
-            return self._counts
 
     def start(self) -> None:
         """Start the thread; does nothing while it runs."""
@@ -51,49 +48,44 @@ class FrameWorker(Generic[Item]):
             self._thread = threading.Thread(target=self._run, name="frame_worker", daemon=True)
             self._thread.start()
 
-    def submit(self, item: Item) -> bool:
-        """Put an item into the slot, in place of the one that waits there.
-
-        Returns:
-            True when an item was dropped: the older one, or this one because the worker is stopped.
-        """
+    def submit(self, item: Item, camera: str = "") -> None:
+        """Put an item into the camera's slot, in place of the one that waits there; dropped while stopped."""
         with self._wake:
-            dropped = not self._running or bool(self._slot)
+            lost = [item]
             if self._running:
-                self._slot[:] = [item]
-            self._add(received=1, dropped=int(dropped))
-            self._wake.notify()
-        return dropped
+                lost = [self._waiting[camera]] if camera in self._waiting else []
+                self._waiting[camera] = item  # one that replaces another keeps its place in the line
+                self._wake.notify()
+        for older in lost:
+            self._dropped(older)
 
     def stop(self) -> None:
-        """Finish the item in work, drop the one that waits, end the thread."""
+        """Finish the items in work, drop those that wait, end the thread."""
         with self._wake:
             self._running = False
-            self._add(dropped=len(self._slot))
-            self._slot.clear()
             self._wake.notify()
+        self.discard()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
+    def discard(self) -> None:
+        """Drop what waits."""
+        with self._wake:
+            lost = list(self._waiting.values())
+            self._waiting.clear()
+        for item in lost:
+            self._dropped(item)
+
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: bool(self._slot) or not self._running)
+                self._wake.wait_for(lambda: bool(self._waiting) or not self._running)
                 if not self._running:
                     return
-                item = self._slot.pop()
+                items = [self._waiting.pop(camera) for camera in list(self._waiting)[: self._most]]
             try:
-                self._work(item)
-            except Exception as error:  # whatever a backend raises costs one frame, not the node
-                with self._wake:
-                    self._add(failed=1)
-                self._on_error(item, error)
-            else:
-                with self._wake:
-                    self._add(processed=1)
-            del item  # the frame's memory is not held while waiting
-
-    def _add(self, **more: int) -> None:
-        counts = self._counts
-        self._counts = replace(counts, **{name: getattr(counts, name) + n for name, n in more.items()})
+                self._work(items)
+            except Exception as error:  # whatever it is costs these frames, not the node
+                self._failed(items, error)
+            del items  # the frames' memory is not held while waiting

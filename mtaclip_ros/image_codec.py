@@ -1,108 +1,46 @@
-"""`sensor_msgs/Image` and `CompressedImage` <-> numpy, without cv_bridge and without ROS.
+"""`sensor_msgs/Image` and `CompressedImage` <-> numpy, without ROS.
 
 Messages are only read by attribute, so those of rclpy and those of `rosbags` go through the same code. `step` and
-`is_bigendian` are honoured to the byte. Encodings are those of `sensor_msgs/image_encodings.hpp` that carry a picture;
-depth and other measurement images (16UC1, 32FC1, ...) are refused rather than shown to a model that expects a photo.
+`is_bigendian` are honoured to the byte. Every encoding of ROS that holds a picture is decoded here; what ROS does not
+define goes to cv_bridge (`cv_bridge_codec`), and measurements are refused rather than shown to a model of photos.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import DTypeLike
 
-from mtaclip_core.runtime.segmenter import ChannelOrder
+from mtaclip_ros import cv_bridge_codec
+from mtaclip_ros.compressed_codec import decode_compressed
+from mtaclip_ros.frame import MAX_PIXELS, BadImage, Frame, Reason, Scratch, check_size, frame_of
+from mtaclip_ros.image_encodings import FORMATS, NO_PICTURE, Packed, Planar420, Planar444
 
-Reason = Literal["encoding", "size", "step", "data_length", "decode"]
+__all__ = ["FORMATS", "MAX_PIXELS", "NO_PICTURE", "BadImage", "Frame", "Reason", "Scratch", "decode", "fill"]
 
-
-class BadImage(Exception):  # noqa: N818 - says what the message is; the node goes on
-    """A message that holds no usable picture.
-
-    Attributes:
-        reason: what is wrong in one word, for counting.
-    """
-
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(text)
-        self.reason: Reason = reason
+# BT.601 of limited range, as OpenCV's conversions of the other YUV layouts take it
+_YUV_TO_RGB = np.array([[1.164383, 0, 1.596027], [1.164383, -0.391762, -0.812968], [1.164383, 2.017232, 0]])
+_YUV_TO_RGB = np.column_stack([_YUV_TO_RGB, -_YUV_TO_RGB @ [16, 128, 128]])
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A picture as the segmenter takes it.
-
-    Attributes:
-        pixels: (H, W, 3) uint8; read-only, and for rgb8 and bgr8 a view of the message's own bytes.
-        channel_order: order of the last axis.
-    """
-
-    pixels: np.ndarray
-    channel_order: ChannelOrder
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """Pixels that lie one after the other: `channels` values of `bits`, turned to RGB by one OpenCV conversion."""
-
-    channels: int
-    bits: int
-    convert: int | None
-    order: ChannelOrder = "rgb"
-
-
-@dataclass(frozen=True)
-class _Planar:
-    """4:2:0 with a full luma plane above an interleaved chroma plane of half its height, both of one step."""
-
-    convert: int
-
-
-def _formats() -> dict[str, _Packed | _Planar]:
-    formats: dict[str, _Packed | _Planar] = {
-        "8UC1": _Packed(1, 8, cv2.COLOR_GRAY2RGB),
-        "8UC3": _Packed(3, 8, None, "bgr"),  # OpenCV's order, as cv_bridge reads it
-        "8UC4": _Packed(4, 8, cv2.COLOR_BGRA2RGB),
-        "yuv422": _Packed(2, 8, cv2.COLOR_YUV2RGB_UYVY),
-        "uyvy": _Packed(2, 8, cv2.COLOR_YUV2RGB_UYVY),
-        "yuv422_yuy2": _Packed(2, 8, cv2.COLOR_YUV2RGB_YUYV),
-        "yuyv": _Packed(2, 8, cv2.COLOR_YUV2RGB_YUYV),
-        "nv12": _Planar(cv2.COLOR_YUV2RGB_NV12),
-        "nv21": _Planar(cv2.COLOR_YUV2RGB_NV21),
-    }
-    bayer = {
-        "rggb": cv2.COLOR_BayerRGGB2RGB,
-        "bggr": cv2.COLOR_BayerBGGR2RGB,
-        "gbrg": cv2.COLOR_BayerGBRG2RGB,
-        "grbg": cv2.COLOR_BayerGRBG2RGB,
-    }
-    for bits in (8, 16):
-        formats[f"rgb{bits}"] = _Packed(3, bits, None)
-        formats[f"bgr{bits}"] = _Packed(3, bits, None, "bgr")
-        formats[f"rgba{bits}"] = _Packed(4, bits, cv2.COLOR_RGBA2RGB)
-        formats[f"bgra{bits}"] = _Packed(4, bits, cv2.COLOR_BGRA2RGB)
-        formats[f"mono{bits}"] = _Packed(1, bits, cv2.COLOR_GRAY2RGB)
-        for pattern, convert in bayer.items():
-            formats[f"bayer_{pattern}{bits}"] = _Packed(1, bits, convert)
-    return formats
-
-
-FORMATS = _formats()
-_TAIL = 1024
-_ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
-
-
-def decode(message: Any) -> Frame:
+def decode(message: Any, scratch: Scratch | None = None) -> Frame:
     """The picture in a `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
 
-    rgb8 and bgr8 are not copied: the frame is valid as long as the message.
+    rgb8 and bgr8 are not copied: the frame is valid as long as the message. Other raw images are valid until the next
+    `decode` with the same `scratch`. Compressed ones take fresh memory, OpenCV's decoders have no other way.
+
+    Args:
+        message: of rclpy or of `rosbags`.
+        scratch: memory to decode into, one for each camera; None takes fresh memory.
 
     Raises:
-        BadImage: unknown encoding, no pixels, or bytes that do not fit the sizes the message states.
+        BadImage: unknown encoding, no or too many pixels, or bytes that do not fit the sizes the message states.
     """
-    return _decode_raw(message) if hasattr(message, "encoding") else _decode_compressed(message)
+    if not hasattr(message, "encoding"):
+        return decode_compressed(message)
+    return _decode_raw(message, Scratch() if scratch is None else scratch)
 
 
 def fill(message: Any, pixels: np.ndarray, encoding: str, header: Any) -> Any:
@@ -123,66 +61,76 @@ def fill(message: Any, pixels: np.ndarray, encoding: str, header: Any) -> Any:
     return message
 
 
-def _decode_raw(message: Any) -> Frame:
+def _decode_raw(message: Any, scratch: Scratch) -> Frame:
     encoding, height, width, step = message.encoding, int(message.height), int(message.width), int(message.step)
+    if encoding in NO_PICTURE:
+        raise BadImage("encoding", f"encoding '{encoding}' holds {NO_PICTURE[encoding]}, not a picture")
     form = FORMATS.get(encoding)
     if form is None:
-        raise BadImage("encoding", f"encoding '{encoding}' is not supported; use one of {', '.join(sorted(FORMATS))}")
-    if height < 1 or width < 1:
-        raise BadImage("size", f"image of {height}x{width} has no pixels")
+        return _decode_unknown(message)
+    check_size(height, width)
     data = np.frombuffer(message.data, np.uint8)
-    if isinstance(form, _Planar):
-        return _decode_planar(form, data, encoding, height, width, step)
-    if form.convert in (cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUYV) and width % 2:
-        raise BadImage("size", f"{encoding} pairs its pixels: width {width} must be even")
-    if encoding.startswith("bayer_") and (height < 2 or width < 2):
-        raise BadImage("size", f"{encoding} needs at least 2x2 pixels, got {height}x{width}")
-    pixel = form.channels * form.bits // 8
-    _check_layout(len(data), height, width * pixel, step)
-    order = ">" if message.is_bigendian else "<"
-    dtype = np.dtype(np.uint8 if form.bits == 8 else f"{order}u2")
-    shape, strides = (height, width, form.channels), (step, pixel, dtype.itemsize)
-    view = np.ndarray(shape, dtype, data, strides=strides)  # type: ignore[call-overload]
+    if isinstance(form, Packed):
+        if form.even_width and width % 2:
+            raise BadImage("size", f"{encoding} pairs its pixels: width {width} must be even")
+        if min(height, width) < form.least:
+            raise BadImage("size", f"{encoding} needs at least {form.least}x{form.least} pixels, got {height}x{width}")
+        return _decode_packed(form, data, height, width, step, bool(message.is_bigendian), scratch)
+    return _decode_planar(form, data, encoding, height, width, step, scratch)
+
+
+def _decode_packed(
+    form: Packed, data: np.ndarray, height: int, width: int, step: int, big: bool, scratch: Scratch
+) -> Frame:
+    dtype = np.dtype(np.uint8 if form.bits == 8 else ">u2" if big else "<u2")
+    _check_layout(len(data), height, width * form.channels * dtype.itemsize, step)
+    shape = (height, width, form.channels)
+    view = _view(data, shape, step, dtype)
     if form.bits == 16:
         # 65535 / 255 = 257; OpenCV's conversions differ between 8 and 16 bits, so depth goes first
-        view = cv2.convertScaleAbs(view.astype(np.uint16), alpha=1 / 257).reshape(shape)
+        if not (view.dtype.isnative and view.flags.aligned):
+            native = scratch.array("16-bit", shape, np.uint16)
+            np.copyto(native, view)
+            view = native
+        use = "rgb" if form.convert is None else "8-bit"
+        view = cv2.convertScaleAbs(view, scratch.array(use, shape), 1 / 257).reshape(shape)
     if form.convert is not None:
-        view = cv2.cvtColor(view[..., 0] if form.channels == 1 else view, form.convert)
-    view.flags.writeable = False
-    return Frame(view, form.order)
+        source = view[..., 0] if form.channels == 1 else view
+        view = cv2.cvtColor(source, form.convert, scratch.array("rgb", (height, width, 3)))
+    return frame_of(view, form.order)
 
 
-def _decode_planar(form: _Planar, data: np.ndarray, encoding: str, height: int, width: int, step: int) -> Frame:
-    if height % 2 or width % 2:
-        raise BadImage("size", f"{encoding} halves its chroma: height and width must be even, got {height}x{width}")
-    _check_layout(len(data), height * 3 // 2, width, step)
-    planes = np.ndarray((height * 3 // 2, width), np.uint8, data, strides=(step, 1))  # type: ignore[call-overload]
-    pixels = cv2.cvtColor(planes, form.convert)
-    pixels.flags.writeable = False
-    return Frame(pixels, "rgb")
+def _decode_planar(
+    form: Planar420 | Planar444, data: np.ndarray, encoding: str, height: int, width: int, step: int, scratch: Scratch
+) -> Frame:
+    rgb = (height, width, 3)
+    if isinstance(form, Planar420):
+        if height % 2 or width % 2:
+            raise BadImage("size", f"{encoding} halves its chroma: height and width must be even, got {height}x{width}")
+        _check_layout(len(data), height * 3 // 2, width, step)
+        planes = _view(data, (height * 3 // 2, width), step)
+        return frame_of(cv2.cvtColor(planes, form.convert, scratch.array("rgb", rgb)), "rgb")
+    _check_layout(len(data), height * 3, width, step)
+    u, v = scratch.array("u", rgb[:2]), scratch.array("v", rgb[:2])
+    cv2.split(_view(data[height * step :], (height, width, 2), 2 * step), [u, v])
+    yuv = cv2.merge([_view(data, rgb[:2], step), u, v], scratch.array("yuv", rgb))
+    return frame_of(cv2.transform(yuv, _YUV_TO_RGB, scratch.array("rgb", rgb)), "rgb")
 
 
-def _decode_compressed(message: Any) -> Frame:
-    data = np.frombuffer(message.data, np.uint8)
-    stored, _, inside = message.format.partition("compressed")
-    if "compressedDepth" in message.format or ("bayer" in stored and not inside.strip()):
-        raise BadImage("encoding", f"format '{message.format}' holds no colour or grey picture")
-    head, tail = data[:4].tobytes(), data[-_TAIL:].tobytes()
-    ending = next((end for start, end in _ENDINGS.items() if head.startswith(start)), None)
-    if ending is None:
-        raise BadImage("decode", f"{len(data)} bytes of format '{message.format}' are neither JPEG nor PNG")
-    if ending not in tail:
-        # the decoders fill what is missing with grey and say nothing
-        raise BadImage("decode", f"data of format '{message.format}' is cut off after {len(data)} bytes")
-    try:
-        # without the EXIF rotation: the label must lie on the pixels that camera_info speaks of
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise BadImage("decode", f"OpenCV cannot decode format '{message.format}': {error.err}") from error
-    if pixels is None:
-        raise BadImage("decode", f"{len(data)} bytes of format '{message.format}' are damaged")
-    pixels.flags.writeable = False
-    return Frame(pixels, "bgr")
+def _view(data: np.ndarray, shape: tuple[int, ...], step: int, values: DTypeLike = np.uint8) -> np.ndarray:
+    """Rows of pixels within bytes, `step` bytes from row to row."""
+    dtype = np.dtype(values)
+    inner = dtype.itemsize * (shape[2] if len(shape) == 3 else 1)
+    strides = (step, inner, dtype.itemsize)[: len(shape)]
+    return np.ndarray(shape, dtype, data, strides=strides)  # type: ignore[call-overload]
+
+
+def _decode_unknown(message: Any) -> Frame:
+    trouble = cv_bridge_codec.trouble()
+    if trouble:
+        told, known = message.encoding[:40], ", ".join(sorted(FORMATS))
+        raise BadImage("encoding", f"encoding {told!r} is not supported ({trouble}); use one of {known}")
+    return cv_bridge_codec.decode(message)
 
 
 def _check_layout(length: int, rows: int, row_bytes: int, step: int) -> None:

@@ -49,8 +49,9 @@ class LabelCollector:
 
         self.label_topic, self.classes_topic = f"{namespace}/label", f"{namespace}/classes"
         self.labels: dict[int, Received] = {}
-        self._status_name = f"{namespace.lstrip('/')}: segmentation"
-        self._status: Any = None
+        self._node_name = namespace.lstrip("/")
+        self._model_status: Any = None
+        self._camera_status: Any = None
         self._classes: str | None = None
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._types = get_typestore(Stores.ROS2_KILTED)
@@ -81,7 +82,7 @@ class LabelCollector:
 
     def has_status(self) -> bool:
         """Whether the node's diagnostics came, with a model in them."""
-        return self._status is not None and "model" in self._values()
+        return "model" in self._values() and self._camera_status is not None
 
     def listens_to(self, topic: str) -> bool:
         """Whether anybody subscribes to a topic."""
@@ -96,7 +97,7 @@ class LabelCollector:
     @property
     def image_topic(self) -> str | None:
         """What the node listens to, as its diagnostics say; None while they have not come."""
-        return None if self._status is None else str(self._status.hardware_id)
+        return None if self._camera_status is None else str(self._camera_status.hardware_id)
 
     @property
     def run(self) -> Run:
@@ -121,7 +122,7 @@ class LabelCollector:
         return label_array(message, self.label_topic)
 
     def _values(self) -> dict[str, str]:
-        return {} if self._status is None else {pair.key: pair.value for pair in self._status.values}
+        return {} if self._model_status is None else {pair.key: pair.value for pair in self._model_status.values}
 
     def _take_label(self, data: bytes) -> None:
         received = time.monotonic_ns()
@@ -136,5 +137,7 @@ class LabelCollector:
 
     def _take_diagnostics(self, message: Any) -> None:
         for status in message.status:
-            if status.name == self._status_name:
-                self._status = status
+            if status.name == f"{self._node_name}: model":
+                self._model_status = status
+            elif status.name == f"{self._node_name}: camera":
+                self._camera_status = status

@@ -1,4 +1,4 @@
-"""What leaves the node for one camera: label and confidence always, pictures for people only while someone looks."""
+"""What leaves the node for one camera: label and confidence always, PNG and pictures only while someone listens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from mtaclip_core.drawing import colourise, overlay
@@ -26,6 +27,8 @@ except ImportError:
     LabelInfo = None
 
 _DEPTH = 10
+_PNG_FORMAT = "mono8; png compressed "  # to the letter what compressed_image_transport writes for a mono8 image
+_PNG_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 class Outputs:
@@ -35,18 +38,24 @@ class Outputs:
         node: owner of the publishers.
         space: the model's classes, latched on `classes` (and `label_info` where vision_msgs is installed).
         prefix: what stands before the names, `~/` for the only camera.
+
+    Attributes:
+        made: how many of the outputs that are made on request (`label/compressed`, `color`, `overlay`) were made.
     """
 
     def __init__(self, node: Node, space: LabelSpace, prefix: str = "~/") -> None:
         self._node = node
         self._space = space
         self._publishers: list[Publisher] = []
+        self._group = MutuallyExclusiveCallbackGroup()  # a group keeps a trace of all that was ever in it
         self._label = self._create(Image, f"{prefix}label")
         self._confidence = self._create(Image, f"{prefix}confidence")
+        self._compressed = self._create(CompressedImage, f"{prefix}label/compressed")
         self._overlay = self._create(Image, f"{prefix}overlay")
         self._color = self._create(Image, f"{prefix}color")
         self._camera_info = self._create(CameraInfo, f"{prefix}camera_info")
         self._pictures = RateLimit()
+        self.made = {"label/compressed": 0, "color": 0, "overlay": 0}
         self._create(String, f"{prefix}classes", latched=True).publish(String(data=space.to_json()))
         if LabelInfo is not None:
             self._create(LabelInfo, f"{prefix}label_info", latched=True).publish(_label_info(space))
@@ -65,12 +74,17 @@ class Outputs:
         if camera_info is not None:
             camera_info.header = header
             self._camera_info.publish(camera_info)
+        if self._compressed.get_subscription_count() > 0:
+            self.made["label/compressed"] += 1
+            self._compressed.publish(_png(label, header))
         wants_color = self._color.get_subscription_count() > 0
         wants_overlay = self._overlay.get_subscription_count() > 0
         if (wants_color or wants_overlay) and self._pictures.ready(parameters.overlay_max_rate):
             if wants_color:
+                self.made["color"] += 1
                 self._color.publish(fill(Image(), colourise(label, self._space), "rgb8", header))
             if wants_overlay:
+                self.made["overlay"] += 1
                 picture = overlay(_rgb(result), label, self._space, parameters.overlay_alpha)
                 self._overlay.publish(fill(Image(), picture, "rgb8", header))
 
@@ -91,6 +105,7 @@ class Outputs:
                 durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
             ),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            callback_group=self._group,
         )
         self._publishers.append(publisher)
         return publisher
@@ -99,6 +114,12 @@ class Outputs:
 def _rgb(result: FrameResult) -> np.ndarray:
     pixels = result.frame.pixels
     return pixels if result.frame.channel_order == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _png(label: np.ndarray, header: Header) -> CompressedImage:
+    message = CompressedImage(header=header, format=_PNG_FORMAT)
+    message.data.frombytes(cv2.imencode(".png", label, _PNG_FAST)[1].data)
+    return message
 
 
 def _label_info(space: LabelSpace) -> Any:

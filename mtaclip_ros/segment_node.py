@@ -8,6 +8,7 @@ Run without `ros2 launch`:
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,12 @@ from rclpy.utilities import remove_ros_args
 from std_srvs.srv import SetBool
 
 from mtaclip_core.cli import Parser, UserError, run
-from mtaclip_core.runtime.segmenter import Segmenter, load_segmenter
-from mtaclip_ros.camera_line import CameraLine
+from mtaclip_core.runtime.segmenter import Segmenter
+from mtaclip_ros.camera_set import CameraSet
 from mtaclip_ros.diagnostics import Diagnostics, Health
-from mtaclip_ros.parameters import SPECS, Parameters, declare, misspelt
+from mtaclip_ros.engine import Engine, describe_model, load_wanted
+from mtaclip_ros.parameter_declaration import declare, declare_cameras
+from mtaclip_ros.parameters import SPECS, Parameters, misspelt
 from mtaclip_ros.transport import prepare_process
 
 NODE_NAME = "mtaclip"
@@ -54,6 +57,9 @@ def _explained(transition: Transition) -> Transition:
 class SegmentNode(LifecycleNode):
     """configure loads the model and makes the publishers, activate listens, deactivate stops, cleanup frees.
 
+    Args:
+        load: loads the model; called again when it broke.
+
     Attributes:
         parameters: the values in use.
         last_error: why the last transition failed, in one line.
@@ -62,52 +68,49 @@ class SegmentNode(LifecycleNode):
         UserError: a parameter override of the wrong type or out of range.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, load: Callable[[Parameters], Segmenter] = load_wanted, **kwargs: Any) -> None:
         super().__init__(NODE_NAME, **kwargs)
         self.last_error = ""
+        self._load = load
         self._phase = "unconfigured"
         self._enabled = True
-        self._segmenter: Segmenter | None = None
-        self._line: CameraLine | None = None
+        self._engine: Engine | None = None
+        self._cameras: CameraSet | None = None
         self.parameters = declare(self)
-        for line in misspelt(self._parameter_overrides):
-            self.get_logger().warning(line)
+        for line in misspelt(self._parameter_overrides, self.parameters.cameras):
+            self._warn(line)
         self.add_on_set_parameters_callback(self._set_parameters)
         self._enable_service = self.create_service(SetBool, "~/enable", self._enable)
         self._diagnostics = Diagnostics(self, self._health, self._current)
 
     @_explained
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        wanted = self.parameters
         self._release()
-        self._segmenter = load_segmenter(
-            wanted.model_path,
-            wanted.model_backend,
-            precision=wanted.model_precision,
-            threads=wanted.model_threads or None,
-            verify=wanted.model_verify,
-        )
-        self._line = CameraLine(self, self._current, self._segmenter, wanted.image_topic)
+        wanted = self.parameters = declare_cameras(self, self.parameters)
+        engine = Engine(lambda: self._load(wanted), self._warn)
+        model = engine.open()
+        try:
+            self._cameras = CameraSet(self, self._current, engine, model.space)
+        except Exception:
+            engine.close()
+            raise
+        self._engine = engine
         self.last_error = ""
         self._phase = "inactive"
-        model = self._segmenter
-        self.get_logger().info(
-            f"model {model.name} ({model.model_hash[:12]}), {len(model.space)} classes, "
-            f"{model.network_size[0]}x{model.network_size[1]}, {model.backend} {model.precision}"
-        )
+        self.get_logger().info(f"model {describe_model(model)}")
         return SUCCESS
 
     @_explained
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if self._line is not None and self._enabled:
-            self._line.start()
+        if self._cameras is not None and self._enabled:
+            self._cameras.start()
         self._phase = "active"
         return super().on_activate(state)
 
     @_explained
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if self._line is not None:
-            self._line.stop()
+        if self._cameras is not None:
+            self._cameras.stop()
         self._phase = "inactive"
         return super().on_deactivate(state)
 
@@ -132,28 +135,42 @@ class SegmentNode(LifecycleNode):
         """Configure and activate. False when one failed: `last_error` says why, and so does the log."""
         return self.trigger_configure() == SUCCESS and self.trigger_activate() == SUCCESS
 
+    def build(self) -> bool:
+        """Load the model, building its engine where the backend has one, and say what it is. False as `bring_up`."""
+        start = time.monotonic()
+        if self.trigger_configure() != SUCCESS or self._engine is None:
+            return False
+        model = self._engine.state.segmenter
+        assert model is not None
+        print(f"built {describe_model(model)} in {time.monotonic() - start:.1f} s")
+        return True
+
     def destroy_node(self) -> None:
         self._release()
         super().destroy_node()
 
     def _release(self) -> None:
-        if self._line is not None:
-            self._line.close()
-        if self._segmenter is not None:
-            self._segmenter.close()
-        self._line = self._segmenter = None
+        if self._cameras is not None:
+            self._cameras.close()
+        if self._engine is not None:
+            self._engine.close()
+        self._cameras = self._engine = None
         self._phase = "unconfigured"
+
+    def _warn(self, line: str) -> None:
+        self.get_logger().warning(line)
 
     def _current(self) -> Parameters:
         return self.parameters
 
     def _set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        ours = {p.name: p.value for p in changes if p.name in SPECS}
+        specs = self.parameters.specs
+        ours = {p.name: p.value for p in changes if p.name in specs}
         try:
             wanted = self.parameters.updated(ours)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        fixed = [name for name in ours if SPECS[name].changes == "unconfigured"]
+        fixed = [name for name in ours if specs[name].changes == "unconfigured"]
         if fixed and self._phase != "unconfigured":
             reason = f"'{fixed[0]}' can change only while the node is unconfigured: clean it up first"
             return SetParametersResult(successful=False, reason=reason)
@@ -161,33 +178,32 @@ class SegmentNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        if self._line is not None and self._phase == "active" and request.data != self._enabled:
-            if request.data:
-                self._line.start()
-            else:
-                self._line.stop()
+        if self._cameras is not None and self._phase == "active" and request.data != self._enabled:
+            try:
+                self._cameras.start() if request.data else self._cameras.stop()
+            except UserError as error:
+                response.success, response.message = False, " ".join(str(error).split())
+                return response
         self._enabled = request.data
         response.success = True
         response.message = f"{'enabled' if request.data else 'disabled'}, {self._phase}"
         return response
 
     def _health(self) -> Health:
-        line = self._line
         return Health(
             state=self._phase,
             enabled=self._enabled,
-            topic=line.input.topic if line else self.parameters.image_topic,
-            segmenter=self._segmenter,
-            statistics=line.statistics.snapshot() if line else None,
-            last_error=line.last_failure if line else self.last_error,
+            last_error=self.last_error,
+            engine=None if self._engine is None else self._engine.state,
+            cameras=() if self._cameras is None else tuple(line.health for line in self._cameras.lines),
         )
 
 
-def main(argv: list[str]) -> int | None:
-    """Run the node until it is told to stop.
+def main(argv: list[str], load: Callable[[Parameters], Segmenter] = load_wanted) -> int | None:
+    """Run the node until it is told to stop; with `build_only` until the model is built.
 
     Returns:
-        2 when autostart failed; the log says why.
+        2 when autostart or the build failed; the log says why.
 
     Raises:
         UserError: wrong arguments or parameters.
@@ -202,7 +218,9 @@ def main(argv: list[str]) -> int | None:
         prepare_process()
         # the first remap rule that fits wins, so the user's own goes before this default
         rclpy.init(args=["segment_node", *argv, "--ros-args", "-r", f"image:={DEFAULT_IMAGE}"])
-        node = SegmentNode()
+        node = SegmentNode(load)
+        if node.parameters.build_only:
+            return 0 if node.build() else 2
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.autostart and not node.bring_up():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,13 @@ from pathlib import Path
 from mtaclip_core.cli import UserError
 
 PROFILE = Path("config") / "fastdds_large_images.xml"
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for a profile: 3 (from Kilted on) at the first, 2 (Humble, Jazzy) only at the second."""
+_FIRST_WITH_FAST_DDS_3 = 8  # major version of rclpy; Jazzy has 7, Kilted 9
+SEGMENT_BYTES = 64 * 2**20
+"""Shared memory that the profile gives to each process."""
+UDP_BUFFER_BYTES = 16 * 2**20
+"""Socket buffers that the profile asks for, as far as the kernel allows."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = 33554432, 67108864
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 
@@ -35,6 +43,15 @@ def share_directory() -> Path:
     raise UserError(f"the share folder of mtaclip_ros ({PROFILE}) is missing; install the package with pip or colcon")
 
 
+def profile_variable() -> str:
+    """That of `PROFILE_VARIABLES` which the Fast DDS of this ROS reads; the other is ignored or warned about."""
+    try:
+        major = int(importlib.metadata.version("rclpy").partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        major = _FIRST_WITH_FAST_DDS_3
+    return PROFILE_VARIABLES[major < _FIRST_WITH_FAST_DDS_3]
+
+
 def transport_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Variables to add to `env` before a process that sends or receives images starts.
 
@@ -43,9 +60,8 @@ def transport_environment(env: Mapping[str, str]) -> dict[str, str]:
     (which a profile would override), his own thresholds.
     """
     added = {}
-    own_transport = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
-    if not any(env.get(name) for name in own_transport):
-        added["FASTDDS_DEFAULT_PROFILES_FILE"] = str(share_directory() / PROFILE)
+    if not any(env.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS")):
+        added[profile_variable()] = str(share_directory() / PROFILE)
     if not _chose_thresholds(env):
         added["MALLOC_MMAP_THRESHOLD_"] = str(_MMAP_THRESHOLD)
         added["MALLOC_TRIM_THRESHOLD_"] = str(_TRIM_THRESHOLD)

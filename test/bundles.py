@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mtaclip_core.bundle import write_bundle
-from mtaclip_core.deploy.parity import Reference, reference_files
+from mtaclip_core.deploy.reference import Reference, reference_files
 from mtaclip_core.labels import CAMVID, LabelSpace
 
 _SHARPNESS = 1 / 200

@@ -17,6 +17,7 @@ _TEXT_SOURCES = {
     "random_orthogonal": (
         "Fixed random orthogonal vectors. No language model was involved: nothing here generalises from words."
     ),
+    "none": "No class texts: mask queries alone and a linear classifier, as in Mask2Former (arXiv 2112.01527).",
 }
 
 _BACKENDS = ("backend", "precision", "size", "batch", "threads")
@@ -36,6 +37,8 @@ class Card:
     parameters: int
     measured: Sequence[Mapping[str, Any]]
     notes: str
+    origin: str = ""
+    """Whose weights these are, where they were not trained here."""
 
 
 def model_card(card: Card) -> str:
@@ -44,8 +47,7 @@ def model_card(card: Card) -> str:
     model, names = card.config["model"], ", ".join(card.space.names)
     sections = [
         f"# {card.name}",
-        f"Semantic segmentation with MTA-CLIP (arXiv 2407.21654), written and trained by the mtaclip_ros project; not "
-        f"a release of the paper's authors. {len(card.space)} classes of `{card.space.name}`: {names}.",
+        f"{_what(card)} {len(card.space)} classes of `{card.space.name}`: {names}.",
         "## Use",
         f"```\npython -m mtaclip_core.predict --model models/{card.name} IMAGE... --out runs/predict\n```",
         f"Frames of any size; inside the graph they are stretched to {height}x{width} and the class maps are resized "
@@ -54,7 +56,7 @@ def model_card(card: Card) -> str:
         _table(
             ("part", "what"),
             [
-                ("image backbone", _backbone(model["backbone"])),
+                ("image backbone", _backbone(model["backbone"], card.origin)),
                 ("pixel decoder", model["pixel_decoder"]["kind"]),
                 ("text source", f"`{card.text_source}`. {_TEXT_SOURCES[card.text_source]}"),
                 ("mask-text decoder", _decoder(model)),
@@ -62,8 +64,14 @@ def model_card(card: Card) -> str:
             ],
         ),
         "## Training",
-        _table(("setting", "value"), _training(card)),
-        "The whole configuration stands in `bundle.yaml` under `training.config`.",
+        *(
+            [f"Not trained here: see {card.origin}. `training.config` in `bundle.yaml` holds the shape of the model."]
+            if card.origin
+            else [
+                _table(("setting", "value"), _training(card)),
+                "The whole configuration stands in `bundle.yaml` under `training.config`.",
+            ]
+        ),
     ]
     if card.notes:
         sections.append(card.notes.strip())
@@ -131,16 +139,27 @@ def _values(entry: Mapping[str, Any], path: Path) -> list[tuple[str, float | int
     return found
 
 
-def _backbone(backbone: Mapping[str, Any]) -> str:
-    pretrained = backbone["pretrained"]
-    return f"{backbone['kind']} `{backbone['name']}`, " + (
-        f"from `{pretrained}`" if pretrained else "from random weights"
+def _what(card: Card) -> str:
+    if card.origin:
+        return f"Semantic segmentation with the weights of {card.origin}, turned into a bundle by the mtaclip_ros project."
+    return (
+        "Semantic segmentation with MTA-CLIP (arXiv 2407.21654), written and trained by the mtaclip_ros project; not a "
+        "release of the paper's authors."
     )
+
+
+def _backbone(backbone: Mapping[str, Any], origin: str) -> str:
+    name, pretrained = f"{backbone['kind']} `{backbone['name']}`", backbone["pretrained"]
+    if origin:
+        options = ", ".join(f"{key} {value}" for key, value in backbone["options"].items())
+        return f"{name} with {options}" if options else name
+    return f"{name}, " + (f"from `{pretrained}`" if pretrained else "from random weights")
 
 
 def _decoder(model: Mapping[str, Any]) -> str:
     d = model["decoder"]
-    contexts = "1 text context" if model["text"]["contexts"] == 1 else f"{model['text']['contexts']} text contexts"
+    count = 0 if model["text"]["source"] == "none" else model["text"]["contexts"]
+    contexts = "1 text context" if count == 1 else f"{count} text contexts"
     share = model["text_map_weight"]
     maps = f"; class maps hold {share:.0%} of the text tokens' own masks (an addition of ours)" if share else ""
     return f"{d['layers']} layers, {d['queries']} queries, {contexts}, width {d['width']}{maps}"

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,19 +15,20 @@ import onnx_ir
 import onnx_ir.passes.common as ir_passes
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxscript import optimizer, rewriter
+from onnxscript import opset18, optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
 from torch import nn
 
 from mtaclip_core.cli import UserError
+from mtaclip_core.deploy import onnx_graph
 from mtaclip_core.deploy.graph import DeployedSegmenter
+from mtaclip_core.deploy.precision import CLASS_MAPS
 
 OPSET = 18
 MAX_BATCH = 64
 MAX_SIDE = 8192
-CLASS_MAPS = "class_maps"
-"""Name of the tensor inside the graph that holds the class maps; no output, but a gate can ask for it."""
 
+_BLOCKED = -1e30  # as an attention logit: its exponential is zero in every float type
 _SMALL = 256  # elements; smaller constants are not worth a Cast
 _LARGEST_FOLDED = (
     4096  # elements; larger constants (position embeddings) stay a computation, which engines fold themselves
@@ -69,6 +71,7 @@ def export_onnx(graph: DeployedSegmenter) -> bytes:
                 opset_version=OPSET,
                 optimize=False,
                 verbose=False,
+                custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             )
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this model cannot be exported to ONNX: {_reason(error)}") from error
@@ -77,6 +80,8 @@ def export_onnx(graph: DeployedSegmenter) -> bytes:
         _simplify(program.model)
     model = program.model_proto
     del model.graph.output[2]
+    onnx_graph.plain_casts(model)
+    _read_sizes_behind_the_cast(model.graph)
     store_as_float16(model)
     if model.ByteSize() >= 2**31:
         raise UserError(f"the ONNX graph takes {model.ByteSize() / 1e9:.1f} GB, more than the 2 GB of one file")
@@ -126,6 +131,44 @@ class _WithClassMaps(nn.Module):
         maps = self.deployed.class_maps(image)
         label, confidence = self.deployed.decide(maps, image.shape[1], image.shape[2])
         return label, confidence, maps
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention (B, M, N, d) x (B, M, K, d) in five operators; the exporter's own form checks for rows without keys.
+
+    Those do not exist: a token that is blocked everywhere looks everywhere. All arguments are `onnx_ir.Value`s.
+    """
+    assert not is_causal and not enable_gqa and dropout_p == 0.0
+    op: Any = opset18
+    factor = op.Constant(value=_scalar(scale or float(query.shape[-1]) ** -0.5))
+    logits = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[0, 1, 3, 2]))
+    if attn_mask is not None:
+        free, blocked = op.Constant(value=_scalar(0.0)), op.Constant(value=_scalar(_BLOCKED))
+        logits = op.Add(logits, op.Where(attn_mask, free, blocked))
+    return op.MatMul(op.Softmax(logits, axis=-1), value)
+
+
+def _scalar(value: float) -> TensorProto:
+    return numpy_helper.from_array(np.array(value, np.float32))
+
+
+def _read_sizes_behind_the_cast(graph: onnx.GraphProto) -> None:
+    """Take the frame's sizes from its float32 copy: engines may refuse any other use of a uint8 tensor than a Cast."""
+    cast = next(node for node in graph.node if node.op_type == "Cast" and node.input[0] == "image")
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] == "image":
+            node.input[0] = cast.output[0]
+    nodes = [node for node in graph.node if node is not cast]
+    onnx_graph.replace_nodes(graph, [cast, *nodes])
 
 
 def _simplify(model: onnx_ir.Model) -> None:

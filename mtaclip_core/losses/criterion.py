@@ -116,7 +116,7 @@ class Criterion(nn.Module):
         cross_entropy, overlap = self._masks(layer, features, targets, matches, generator)
         losses["mask"] = c.mask_weight * cross_entropy / normaliser
         losses["dice"] = c.dice_weight * overlap / normaliser
-        if c.contrastive_weight > 0:
+        if c.contrastive_weight > 0 and layer.similarity.numel() > 0:  # without class texts there is none
             losses["contrastive"] = c.contrastive_weight * contrastive_loss(
                 layer.similarity, classes, c.negatives, scale=self.scale, no_object=c.no_object
             )

@@ -54,15 +54,16 @@ def _by_grid_sample(
 ) -> torch.Tensor:
     batch, _, heads, channels = value.shape
     queries = locations.shape[1]
-    # Heads join the batch: grid_sample has one grid per item.
-    grids = (2.0 * locations - 1.0).transpose(1, 2).flatten(0, 1)  # (B*M, N, L, P, 2)
-    shares = weights.transpose(1, 2).flatten(0, 1)  # (B*M, N, L, P)
+    # Heads join the batch: grid_sample has one grid per item. Points before queries: the sum over points then runs
+    # over long rows, which a CPU does five times faster.
+    grids = (2.0 * locations - 1.0).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)  # (B*M, L, P, N, 2)
+    shares = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)  # (B*M, L, P, N)
     levels = value.float().permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], 2)  # (B*M, d, h*w)
     out = None
     for level, (height, width) in enumerate(sizes):
         image = levels[level].unflatten(2, (height, width))
-        samples = F.grid_sample(image, grids[:, :, level], mode="bilinear", padding_mode="zeros", align_corners=False)
-        part = (samples * shares[:, None, :, level]).sum(-1)  # (B*M, d, N)
+        samples = F.grid_sample(image, grids[:, level], mode="bilinear", padding_mode="zeros", align_corners=False)
+        part = (samples * shares[:, None, level]).sum(2)  # (B*M, d, N)
         out = part if out is None else out + part
     assert out is not None
     return out.reshape(batch, heads * channels, queries).transpose(1, 2)
@@ -73,7 +74,9 @@ def _by_gather(
 ) -> torch.Tensor:
     batch, positions, heads, channels = value.shape
     queries, points = locations.shape[1], locations.shape[4]
-    rows = value.flatten(0, 2)  # one row of d channels for each (image, position, head)
+    # One row for each (image, position, head): its d channels and those of the next position, so that one gather
+    # brings two neighbours.
+    rows = torch.cat([value, value.roll(-1, 1)], -1).flatten(0, 2)
     # The row of position 0 of this image and head; position p lies p * M rows further.
     first = torch.arange(batch, dtype=torch.int32, device=value.device)[:, None] * (positions * heads)
     first = (first + torch.arange(heads, dtype=torch.int32, device=value.device))[:, None, :, None]  # (B, 1, M, 1)
@@ -83,19 +86,22 @@ def _by_gather(
         # Clamped to one pixel outside, where every contribution is zero already, so that no index can overflow.
         x = (locations[:, :, :, level, :, 0] * width - 0.5).clamp(-1.0, float(width))
         y = (locations[:, :, :, level, :, 1] * height - 0.5).clamp(-1.0, float(height))
-        left, top = x.floor(), y.floor()
-        for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-            column, row = left + dx, top + dy
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            share = (1.0 - (x - column).abs()) * (1.0 - (y - row).abs()) * weights[:, :, :, level] * inside
-            position = row.clamp(0.0, height - 1.0).int() * width + column.clamp(0.0, width - 1.0).int() + start
-            samples = rows.index_select(0, (first + position * heads).flatten())
-            samples = samples.reshape(batch, queries, heads, points, channels)
-            part = (samples * share[..., None]).sum(3)  # (B, N, M, d)
+        # Of the 2 x 2 pixels that are read, all inside, each counts as far as the point is within one pixel of it.
+        left, top = x.floor().clamp(0.0, max(width - 2.0, 0.0)), y.floor().clamp(0.0, max(height - 2.0, 0.0))
+        near = [(1.0 - (x - left).abs()).clamp_min(0.0), (1.0 - (x - left - 1.0).abs()).clamp_min(0.0)]
+        if width == 1:
+            near[1] = torch.zeros_like(near[1])  # the next position belongs to another row
+        across = torch.stack(near, -1) * weights[:, :, :, level, :, None]  # (B, N, M, P, 2)
+        corner = first + (top.int() * width + left.int() + start) * heads
+        for down in range(min(2, height)):
+            share = across * (1.0 - (y - top - down).abs()).clamp_min(0.0)[..., None]
+            samples = rows.index_select(0, (corner + down * width * heads).flatten())  # (B*N*M*P, 2*d)
+            samples = samples.reshape(-1, 2 * points, channels)
+            part = share.reshape(-1, 1, 2 * points) @ samples.float()  # (B*N*M, 1, d)
             out = part if out is None else out + part
         start += height * width
     assert out is not None
-    return out.flatten(2)
+    return out.reshape(batch, queries, heads * channels)
 
 
 class DeformableAttention(nn.Module):

@@ -22,8 +22,8 @@ class LayerPrediction:
     Attributes:
         class_logits: (B, Q, C+1), the last one "no object".
         mask_embed: (B, Q, D); its product with the mask features (B, D, h, w) gives the mask logits.
-        text_mask_embed: (B, Z, C', D), the same for the text tokens.
-        similarity: (B, Q, Z, C') cosine of every mask with every class text.
+        text_mask_embed: (B, Z, C', D), the same for the text tokens; empty where they were dropped.
+        similarity: (B, Q, Z, C') cosine of every mask with every class text; empty where it was not wanted.
     """
 
     class_logits: Tensor
@@ -82,9 +82,11 @@ class DecoderLayer(nn.Module):
 class MaskTextDecoder(nn.Module):
     """Q mask queries and the Z x C' class texts, refined together by masked attention.
 
+    Without contexts it is the decoder of Mask2Former: queries alone, which enter the first layer as they are.
+
     Args:
         classes: C, without "no object".
-        contexts: Z.
+        contexts: Z; 0: no texts.
         text_width: E, width of the text table.
         queries, width, layers, heads, feedforward: Q, D and the shape of the layers.
     """
@@ -107,8 +109,9 @@ class MaskTextDecoder(nn.Module):
         self.query_features = nn.Parameter(torch.randn(queries, width))
         self.position = nn.Parameter(torch.randn(tokens, width))
         self.level_embed = nn.Parameter(torch.randn(3, width))
-        self.reduce_text = nn.Linear(text_width, width)
-        self.input_norm = nn.LayerNorm(width)
+        if contexts:
+            self.reduce_text = nn.Linear(text_width, width)
+            self.input_norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward) for _ in range(layers))
 
         self.output_norm = nn.LayerNorm(width)
@@ -116,13 +119,16 @@ class MaskTextDecoder(nn.Module):
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
-        self.expand_text = nn.Linear(width, text_width)
-        self.expand_text_norm = nn.LayerNorm(text_width)
-        self.gamma = nn.Parameter(torch.full((text_width,), GAMMA_INIT))
-        self.expand_mask = nn.Linear(width, text_width)
+        if contexts:
+            self.expand_text = nn.Linear(width, text_width)
+            self.expand_text_norm = nn.LayerNorm(text_width)
+            self.gamma = nn.Parameter(torch.full((text_width,), GAMMA_INIT))
+            self.expand_mask = nn.Linear(width, text_width)
 
     def initial_tokens(self, text: Tensor) -> Tensor:
         """Text table (Z, C', E) -> the N tokens (N, D) before the first layer; the same for every image."""
+        if not self.contexts:
+            return self.query_features
         return self.input_norm(torch.cat([self.query_features, self.reduce_text(text.flatten(0, 1))]))
 
     def forward(
@@ -133,7 +139,8 @@ class MaskTextDecoder(nn.Module):
         Args:
             pixels: mask features (B, D, h, w) and three levels, strides 32, 16, 8.
             text: T (Z, C', E); None only with `last_only`, where the similarity is not wanted.
-            tokens: `initial_tokens(text)` where the caller has it folded.
+            tokens: `initial_tokens(text)` where the caller has it folded, (N, D); its first Q rows alone drop the text
+                tokens, which needs `last_only`.
             last_only: predict after the last layer only, without similarity (test time).
 
         Returns:
@@ -143,7 +150,7 @@ class MaskTextDecoder(nn.Module):
             assert text is not None, "give the text table or the folded tokens"
             tokens = self.initial_tokens(text)
         x = tokens.expand(pixels.mask_features.shape[0], -1, -1)
-        position = self.position.unsqueeze(0)
+        position = self.position[: tokens.shape[0]].unsqueeze(0)
         keys, values, small = self._memory(pixels)
         predictions = []
         for i, layer in enumerate(self.layers):
@@ -188,11 +195,13 @@ class MaskTextDecoder(nn.Module):
         masks, texts = y[:, : self.queries], y[:, self.queries :]
         embed = self.mask_head(y)
         shape = (self.contexts, self.classes + 1)
-        similarity = x.new_empty(0) if text is None else self._similarity(masks, texts.unflatten(1, shape), text)
+        similarity = x.new_empty(0)
+        if text is not None and self.contexts:
+            similarity = self._similarity(masks, texts.unflatten(1, shape), text)
         return LayerPrediction(
             class_logits=self.class_head(masks),
             mask_embed=embed[:, : self.queries],
-            text_mask_embed=embed[:, self.queries :].unflatten(1, shape),
+            text_mask_embed=embed[:, self.queries :].unflatten(1, shape) if texts.shape[1] else embed.new_empty(0),
             similarity=similarity,
         )
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from mtaclip_core.cli import UserError
 from mtaclip_core.config import ModelConfig
 from mtaclip_core.labels import LabelSpace
-from mtaclip_core.modeling.backbone import build_image_backbone
+from mtaclip_core.modeling.backbone import TimmShape, build_image_backbone
 from mtaclip_core.modeling.mask_text_decoder import LayerPrediction, MaskTextDecoder
 from mtaclip_core.modeling.pixel_decoder import build_pixel_decoder
 from mtaclip_core.modeling.prompts import build_text
@@ -64,20 +66,32 @@ class MTAClip(nn.Module):
         pixels = self.pixel_decoder(self.backbone(images))
         return Prediction(pixels.mask_features, self.decoder(pixels, self.text()))
 
-    def fold_text(self) -> None:
+    def fold_text(self, *, keep_tokens: bool = True) -> None:
         """Compute the decoder's initial tokens once; they do not depend on the image.
 
         `train()` undoes it, `eval()` does not; call it again after the weights changed.
+
+        Args:
+            keep_tokens: False drops the text tokens, so that the mask queries pass the decoder alone.
+
+        Raises:
+            UserError: text tokens are to be dropped, but the class maps hold their masks.
         """
+        if not keep_tokens and self.text_map_weight > 0:
+            raise UserError(
+                f"text tokens cannot be dropped: the class maps of this model hold {self.text_map_weight:.0%} of their "
+                f"masks (model.text_map_weight)"
+            )
         with torch.no_grad():
-            self._folded = self.decoder.initial_tokens(self.text()).detach()
+            tokens = self.decoder.initial_tokens(self.text()).detach()
+        self._folded = tokens if keep_tokens else tokens[: self.decoder.queries].clone()
 
     def train(self, mode: bool = True) -> MTAClip:
         if mode:
             self._folded = None
         return super().train(mode)
 
-    def class_maps(self, images: Tensor) -> Tensor:
+    def class_maps(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Class maps at stride 4: `sum_q softmax(class_q)[:C] * sigmoid(mask_q)` (METHOD 14).
 
         With `text_map_weight` w > 0: `(1 - w)` times that, plus w times the softmax over the classes of the text
@@ -85,26 +99,37 @@ class MTAClip(nn.Module):
 
         Args:
             images: (B, 3, H, W) normalised, H and W multiples of 32.
+            size: where given, mask logits are resized to this (h, w), bilinear, before the maps are made of them.
 
         Returns:
-            (B, C, H/4, W/4) float32, >= 0.
+            (B, C, H/4, W/4) or (B, C, *size) float32, >= 0.
         """
         pixels = self.pixel_decoder(self.backbone(images))
         tokens = self._folded if self._folded is not None else self.decoder.initial_tokens(self.text())
         last = self.decoder(pixels, None, tokens, last_only=True)[-1]
-        return combine_maps(last, pixels.mask_features, len(self.space), self.text_map_weight)
+        return combine_maps(last, pixels.mask_features, len(self.space), self.text_map_weight, size)
 
 
-def combine_maps(prediction: LayerPrediction, mask_features: Tensor, classes: int, text_map_weight: float) -> Tensor:
+def combine_maps(
+    prediction: LayerPrediction,
+    mask_features: Tensor,
+    classes: int,
+    text_map_weight: float,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
     """The class maps of one decoder layer, (B, C, h, w) float32; see `MTAClip.class_maps`."""
     features = mask_features.float()
-    masks = torch.einsum("bqd,bdhw->bqhw", prediction.mask_embed.float(), features).sigmoid()
+    masks = _resized(torch.einsum("bqd,bdhw->bqhw", prediction.mask_embed.float(), features), size).sigmoid()
     probability = prediction.class_logits.float().softmax(-1)[..., :classes]
     maps = torch.einsum("bqc,bqhw->bchw", probability, masks)
     if text_map_weight == 0.0:
         return maps
-    texts = text_mask_logits(prediction.text_mask_embed, features, classes)
+    texts = _resized(text_mask_logits(prediction.text_mask_embed, features, classes), size)
     return maps * (1.0 - text_map_weight) + texts.softmax(1) * text_map_weight
+
+
+def _resized(logits: Tensor, size: tuple[int, int] | None) -> Tensor:
+    return logits if size is None else F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def text_mask_logits(text_mask_embed: Tensor, mask_features: Tensor, classes: int) -> Tensor:
@@ -125,7 +150,10 @@ def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0, *, load: 
     Raises:
         UserError: weights that cannot be loaded, an unknown backbone.
     """
-    backbone = build_image_backbone(config.backbone.kind, config.backbone.name, config.backbone.pretrained, load)
+    b = config.backbone
+    shape = TimmShape(b.options, b.map_norms, b.pad_first, b.stride_in_first)
+    backbone = build_image_backbone(b.kind, b.name, b.pretrained, load, shape)
+    backbone.mean, backbone.std = b.mean or backbone.mean, b.std or backbone.std
     width = config.decoder.width
     text = build_text(
         config.text.source,
@@ -139,7 +167,7 @@ def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0, *, load: 
     )
     decoder = MaskTextDecoder(
         classes=len(space),
-        contexts=config.text.contexts,
+        contexts=text.contexts,
         text_width=text.width,
         queries=config.decoder.queries,
         width=width,

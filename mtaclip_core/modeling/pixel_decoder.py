@@ -28,5 +28,7 @@ def build_pixel_decoder(
     multiple of 32 for `deformable`, of 8 for `fpn`.
     """
     if config.kind == "deformable":
-        return MSDeformAttnPixelDecoder(channels, width, layers=config.layers)
+        return MSDeformAttnPixelDecoder(
+            channels, width, layers=config.layers, heads=config.heads, feedforward=config.feedforward
+        )
     return FPNPixelDecoder(channels, width)

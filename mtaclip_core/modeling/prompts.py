@@ -10,13 +10,14 @@ from torch import nn
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.modeling.text_encoder import TextEncoder, build_text_encoder
-from mtaclip_core.modeling.text_table import NONE_NAME, LearnedText, RandomOrthogonalText, TextTable
+from mtaclip_core.modeling.text_table import NONE_NAME, LearnedText, NoText, RandomOrthogonalText, TextTable
 
 __all__ = [
     "CONTEXT_TOKENS",
     "NONE_NAME",
     "ClipPromptText",
     "LearnedText",
+    "NoText",
     "RandomOrthogonalText",
     "TextTable",
     "build_text",
@@ -86,7 +87,7 @@ def build_text(
     """The text table of C classes and `none`.
 
     Args:
-        source: "clip", "learned" or "random_orthogonal".
+        source: "clip", "learned", "random_orthogonal" or "none".
         class_names: the C names, without `none`.
         contexts: Z.
         clip_name, clip_pretrained: for "clip", as `build_clip`; None for random weights, which is only good for
@@ -105,4 +106,6 @@ def build_text(
         return LearnedText(contexts, texts, width, seed)
     if source == "random_orthogonal":
         return RandomOrthogonalText(contexts, texts, width, seed)
-    raise ValueError(f"text source '{source}' is not one of clip, learned, random_orthogonal")
+    if source == "none":
+        return NoText(texts)
+    raise ValueError(f"text source '{source}' is not one of clip, learned, random_orthogonal, none")

@@ -1,4 +1,4 @@
-"""Text sources without CLIP: free vectors and fixed orthogonal ones, with the interface that every source has."""
+"""Text sources without CLIP: free vectors, fixed orthogonal ones, none; with the interface that every source has."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class TextTable(nn.Module):
     """Gives `T: (Z, C', E)`, the text embedding of every (context, class) pair, the same for every image (row 6)."""
 
     def __init__(self, contexts: int, texts: int, width: int) -> None:
-        """`contexts`: Z; `texts`: C' = C + 1, the class names and `none`; `width`: E."""
+        """`contexts`: Z; `texts`: C' = C + 1, the class names and `none`; `width`: E. Z and E are 0 without texts."""
         super().__init__()
-        if min(contexts, texts, width) < 1:
+        if min(contexts, texts, width) < 1 and (contexts, width) != (0, 0):
             raise ValueError(f"contexts {contexts}, texts {texts} and width {width} must be 1 or more")
         self.contexts = contexts
         self.texts = texts
@@ -64,6 +64,17 @@ class RandomOrthogonalText(TextTable):
     def forward(self) -> torch.Tensor:
         """`T: (Z, C', E)`, a buffer: in checkpoints, without gradient."""
         return self.table
+
+
+class NoText(TextTable):
+    """No contexts and no vectors: the mask queries pass the decoder alone, as in Mask2Former."""
+
+    def __init__(self, texts: int) -> None:
+        super().__init__(0, texts, 0)
+
+    def forward(self) -> torch.Tensor:
+        """(0, C', 0)."""
+        return torch.empty(0, self.texts, 0)
 
 
 def _orthonormal(rows: int, width: int, generator: torch.Generator) -> torch.Tensor:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
-from mtaclip_core.bundle import Bundle
+from mtaclip_core.bundle import OPENVINO_INT8, Bundle
 from mtaclip_core.cli import UserError
 from mtaclip_core.runtime.segmenter import ChannelOrder, Segmentation, Segmenter, check_frames, group_by_size
 
-_TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16}
-_NAMES = {ov.Type.f32: "f32", ov.Type.bf16: "bf16", ov.Type.f16: "f16"}
+CACHE = "MTACLIP_OPENVINO_CACHE"
+"""Environment variable: a folder for compiled graphs, so that the next start need not compile."""
+
+# The part of an int8 graph that is not quantised runs in f32.
+_TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16, "fp16": ov.Type.f16, "int8": ov.Type.f32}
+_NAMES = {ov.Type.f32: "f32", ov.Type.bf16: "bf16", ov.Type.f16: "fp16"}
 
 COMPILED_BATCHES = 4
 """Batch sizes that get a graph of their own, in the order in which they come; frames of further ones run one by one.
@@ -24,29 +31,65 @@ waits 0.4 s for a compiler. A dynamic batch would cost 35 %.
 """
 
 
+@functools.cache
+def shared_core() -> ov.Core:
+    """The one `ov.Core` of this process, never destroyed: use it wherever OpenVINO is used.
+
+    The CPU plugin of every Core gives its thread an alternate signal stack and, when it is destroyed, puts back the one
+    that it found (OpenVINO 2026.4). Two Cores that do not end in reverse order leave a stack that is no longer mapped,
+    and the next signal that Python handles (Ctrl-C) ends the process with a segmentation fault.
+    """
+    return ov.Core()
+
+
 class OpenVINOSegmenter(Segmenter):
-    """See `Segmenter`. A frame that is contiguous, writeable and alone in its size is read in place."""
+    """See `Segmenter`. A frame that is contiguous, writeable and alone in its size is read in place.
+
+    In mode `latency` all cores work on one call; in mode `throughput` several frames of a call run side by side, each
+    on a share of the cores, which gives more frames per second and every single one later.
+    """
 
     backend = "openvino"
 
-    def __init__(self, bundle: Bundle, precision: str = "f32", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "f32",
+        threads: int | None = None,
+        mode: str = "latency",
+        cache: Path | None = None,
+    ) -> None:
         """Read the graph and compile it for single frames of any size, in both channel orders.
 
+        Args:
+            precision: `int8` needs a bundle of `mtaclip_core.export int8`.
+            mode: `latency` or `throughput`.
+            cache: folder of compiled graphs, the environment variable `MTACLIP_OPENVINO_CACHE` by default. OpenVINO
+                keys them by graph, settings, its version and the CPU.
+
         Raises:
-            UserError: OpenVINO cannot read or compile the graph.
+            UserError: OpenVINO cannot read or compile the graph; no int8 graph; a cache folder that cannot be written.
         """
         self.name = bundle.name
         self.model_hash = bundle.hash
         self.space = bundle.space
         self.network_size = bundle.network_size
-        self._path = bundle.onnx_path
+        self.mode = mode
+        self._path = bundle.path / OPENVINO_INT8 if precision == "int8" else bundle.onnx_path
+        if precision == "int8" and OPENVINO_INT8 not in bundle.metadata["files"]:
+            raise UserError(
+                f"bundle '{bundle.name}' holds no int8 graph for openvino; make one that does: "
+                f"python -m mtaclip_core.export int8 {bundle.name} --data KIND:PATH --out models/{bundle.name}-int8"
+            )
         self._settings: dict[str, object] = {
-            "PERFORMANCE_HINT": "LATENCY",
+            "PERFORMANCE_HINT": mode.upper(),
             "INFERENCE_PRECISION_HINT": _TYPES[precision],
         }
         if threads is not None:
             self._settings["INFERENCE_NUM_THREADS"] = threads
-        self._core = ov.Core()
+        if cache := cache or (Path(os.environ[CACHE]) if os.environ.get(CACHE) else None):
+            self._settings["CACHE_DIR"] = str(_writeable(cache))
+        self._core = shared_core()
         try:
             self._model = self._core.read_model(self._path)
         except RuntimeError as error:
@@ -56,31 +99,52 @@ class OpenVINOSegmenter(Segmenter):
         names = {name for port in (*self._model.inputs, *self._model.outputs) for name in port.names}
         if not {"image", "label", "confidence"} <= names:
             raise UserError(f"'{self._path}' lacks the input image or an output label, confidence; export it again")
-        self._requests: dict[tuple[ChannelOrder, int], ov.InferRequest] = {
+        self._requests: dict[tuple[ChannelOrder, int], list[ov.InferRequest]] = {
             ("rgb", 1): self._compile("rgb", 1),
             ("bgr", 1): self._compile("bgr", 1),
         }
-        compiled = self._requests["rgb", 1].get_compiled_model()
-        self.precision = _NAMES[compiled.get_property("INFERENCE_PRECISION_HINT")]
+        compiled = self._requests["rgb", 1][0].get_compiled_model()
+        runs = _NAMES[compiled.get_property("INFERENCE_PRECISION_HINT")]
+        # A graph of float16 computes with float16 values whatever the hint.
+        self.precision = "int8" if precision == "int8" else bundle.precision if runs == "f32" else runs
         self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        self.parallel = len(self._requests["rgb", 1])
 
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
         check_frames(frames)
+        if self.mode == "throughput":
+            return self._side_by_side(frames, channel_order)
         results: dict[int, Segmentation] = {}
         for indices in group_by_size(frames):
             step = len(indices) if self._fits(channel_order, len(indices)) else 1
             for start in range(0, len(indices), step):
                 part = indices[start : start + step]
-                request = self._requests[channel_order, step]
+                (request,) = self._requests[channel_order, step]
                 batch = _batch([frames[i] for i in part])  # named: the tensor below does not keep it alive
                 request.set_input_tensor(ov.Tensor(batch, shared_memory=True))
                 request.infer()
-                # The request writes into the same memory with the next frame; results are copies, so they stay valid.
-                label = request.get_tensor("label").data.copy()
-                confidence = request.get_tensor("confidence").data.copy()
-                for row, i in enumerate(part):
-                    results[i] = Segmentation(label[row], confidence[row])
+                results.update(zip(part, _results(request), strict=True))
         return [results[i] for i in range(len(frames))]
+
+    def _side_by_side(self, frames: Sequence[np.ndarray], order: ChannelOrder) -> list[Segmentation]:
+        requests = self._requests[order, 1]
+        results: list[Segmentation] = []
+        batches = [_batch([frame]) for frame in frames]  # alive until the last request is done
+        try:
+            for i, batch in enumerate(batches):
+                request = requests[i % len(requests)]
+                if i >= len(requests):  # it is the oldest that runs
+                    request.wait()
+                    results += _results(request)
+                request.set_input_tensor(ov.Tensor(batch, shared_memory=True))
+                request.start_async()
+            for i in range(len(results), len(batches)):
+                requests[i % len(requests)].wait()
+                results += _results(requests[i % len(requests)])
+        finally:
+            for request in requests:  # none may still read a frame that its owner takes back
+                request.wait()
+        return results
 
     def class_maps(self, frame: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (C, h, w) float32 class maps before they are resized to the frame; for checks.
@@ -112,7 +176,7 @@ class OpenVINOSegmenter(Segmenter):
             self._requests[order, batch] = self._compile(order, batch)
         return True
 
-    def _compile(self, order: ChannelOrder, batch: int) -> ov.InferRequest:
+    def _compile(self, order: ChannelOrder, batch: int) -> list[ov.InferRequest]:
         model = self._model.clone()
         try:
             model.reshape([batch, -1, -1, 3])
@@ -122,7 +186,9 @@ class OpenVINOSegmenter(Segmenter):
                 steps.input().model().set_layout(ov.Layout("NHWC"))
                 steps.input().preprocess().reverse_channels()
                 model = steps.build()
-            return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            count = 1 if self.mode == "latency" else int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            return [compiled.create_infer_request() for _ in range(count)]
         except RuntimeError as error:
             raise UserError(
                 f"OpenVINO cannot compile '{self._path}' for {batch} frames a call ({_last_line(error)})"
@@ -134,6 +200,22 @@ def _batch(frames: list[np.ndarray]) -> np.ndarray:
     if len(frames) > 1:
         return np.stack(frames)
     return np.require(frames[0], requirements=("C", "W"))[None]
+
+
+def _results(request: ov.InferRequest) -> list[Segmentation]:
+    """Copies: the request writes into the same memory with the next frame."""
+    label, confidence = (request.get_tensor(name).data.copy() for name in ("label", "confidence"))
+    return [Segmentation(*pair) for pair in zip(label, confidence, strict=True)]
+
+
+def _writeable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OpenVINO cache '{folder}': {error.strerror}; set {CACHE} to a folder that can be") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"OpenVINO cache '{folder}' cannot be written; set {CACHE} to a folder that can be")
+    return folder
 
 
 def _last_line(error: Exception) -> str:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 ChannelOrder = Literal["rgb", "bgr"]
 BACKENDS = ("auto", "openvino", "torch")
-PRECISIONS = ("f32", "bf16")
+PRECISIONS = ("f32", "bf16", "fp16", "int8")
+MODES = {"openvino": ("latency", "throughput"), "torch": ("eager", "compile", "cuda_graph")}
+"""How a backend can run, the first one where nothing is said."""
 
 _EXTRAS = {"openvino": "onboard", "torch": "train"}  # what to install for a backend
 
@@ -45,6 +47,7 @@ class Segmenter(ABC):
         space: the classes whose ids the labels hold.
         network_size: (height, width) that frames are resized to inside the graph.
         backend, precision: what really runs, for tables and diagnostics.
+        parallel: frames that run side by side; a caller that has many gives `segment` a few times as many at once.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Segmenter(ABC):
     network_size: tuple[int, int]
     backend: str
     precision: str
+    parallel: int = 1
 
     @abstractmethod
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
@@ -97,6 +101,7 @@ def load_segmenter(
     *,
     precision: str = "f32",
     threads: int | None = None,
+    mode: str | None = None,
     verify: bool = True,
 ) -> Segmenter:
     """Load a bundle into a backend and hold it against the bundle's reference outputs.
@@ -106,6 +111,7 @@ def load_segmenter(
         backend: `auto` takes OpenVINO where it is installed, else torch.
         precision: arithmetic precision to ask for; what the backend really runs stands in `Segmenter.precision`.
         threads: CPU threads, None for the backend's own choice.
+        mode: one of `MODES` of the backend, None for the first of them.
         verify: run the reference gate (deploy.parity) after loading.
 
     Raises:
@@ -120,8 +126,12 @@ def load_segmenter(
         raise UserError(f"unknown precision '{precision}'; expected one of {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
+    chosen = _choose(backend)
+    modes = MODES[chosen]
+    if mode is not None and mode not in modes:
+        raise UserError(f"backend {chosen} has no mode '{mode}'; expected one of {', '.join(modes)}")
     loaded = load_bundle(bundle)
-    segmenter = _open(_choose(backend), loaded, precision, threads)
+    segmenter = _open(chosen, loaded, precision, threads, mode or modes[0])
     if verify:
         parity.check(segmenter, loaded)
     return segmenter
@@ -142,11 +152,11 @@ def _choose(backend: str) -> str:
     raise UserError(f"backend '{backend}' needs {' or '.join(wanted)}, which is not installed: {hint}")
 
 
-def _open(backend: str, bundle: Bundle, precision: str, threads: int | None) -> Segmenter:
+def _open(backend: str, bundle: Bundle, precision: str, threads: int | None, mode: str) -> Segmenter:
     if backend == "openvino":
         from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
 
-        return OpenVINOSegmenter(bundle, precision, threads)
+        return OpenVINOSegmenter(bundle, precision, threads, mode)
     from mtaclip_core.runtime.torch_backend import TorchSegmenter
 
-    return TorchSegmenter(bundle, precision, threads)
+    return TorchSegmenter(bundle, precision, threads, mode)

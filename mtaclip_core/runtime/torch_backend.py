@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,32 +18,51 @@ from mtaclip_core.modeling.mta_clip import MTAClip, build_model
 from mtaclip_core.runtime.segmenter import ChannelOrder, Segmentation, Segmenter, check_frames, group_by_size
 
 _TABLE = "text.table"
+_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchSegmenter(Segmenter):
-    """See `Segmenter`. Runs on the GPU where there is one; bf16 is autocast of the network, not of the resizes."""
+    """See `Segmenter`. Runs on the GPU where there is one; bf16, fp16: autocast of the network, not of the resizes.
+
+    Kernels get channels-last weights. Modes: `eager`; `compile`: the network goes through `torch.compile`, which takes
+    its time at the first frame; `cuda_graph`: the network's kernels are recorded once per batch size and replayed.
+    """
 
     backend = "torch"
 
-    def __init__(self, bundle: Bundle, precision: str = "f32", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, precision: str = "f32", threads: int | None = None, mode: str = "eager") -> None:
         """
         Args:
+            precision: `f32`, `bf16` or `fp16`.
             threads: sets PyTorch's threads for the whole process.
+            mode: `eager`, `compile` or `cuda_graph`.
 
         Raises:
-            UserError: the bundle has no weights, or they do not fit its config.
+            UserError: the bundle has no weights, or they do not fit its config; a precision or mode that is not to be
+                had here.
         """
+        if precision not in _TYPES:
+            raise UserError(f"backend torch has no precision '{precision}'; expected one of {', '.join(_TYPES)}")
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if mode == "cuda_graph" and self._device.type != "cuda":
+            raise UserError("mode cuda_graph needs a CUDA GPU, and PyTorch finds none; take mode eager or compile")
         self.name = bundle.name
         self.model_hash = bundle.hash
         self.space = bundle.space
         self.network_size = bundle.network_size
         self.precision = precision
+        self.mode = mode
         if threads is not None:
             torch.set_num_threads(threads)
         self.threads = torch.get_num_threads()
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        graph = DeployedSegmenter(model_of_bundle(bundle), bundle.network_size, bundle.metadata["confidence_floor"])
-        self._graph = graph.eval().to(self._device)
+        model = model_of_bundle(bundle)
+        graph = DeployedSegmenter(model, bundle.network_size, bundle.metadata["confidence_floor"], bundle.graph)
+        self._graph = graph.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = {
+            "eager": lambda: self._graph.network,
+            "compile": lambda: torch.compile(self._graph.network),
+            "cuda_graph": lambda: CudaGraphs(self._graph.network),
+        }[mode]()
 
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
         check_frames(frames)
@@ -64,8 +83,44 @@ class TorchSegmenter(Segmenter):
 
     def _class_maps(self, frames: list[np.ndarray], order: ChannelOrder) -> Tensor:
         batch = torch.from_numpy(np.stack(frames)).to(self._device)  # stack: always a contiguous copy
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self._graph.class_maps(batch if order == "rgb" else batch.flip(3)).float()
+        images = self._graph.normalised(batch if order == "rgb" else batch.flip(3))
+        with torch.autocast(self._device.type, _TYPES[self.precision], enabled=self.precision != "f32"):
+            return self._network(images.contiguous(memory_format=torch.channels_last)).float()
+
+
+class CudaGraphs:
+    """A network whose kernels are recorded on first use of a batch size and replayed from then on.
+
+    Without the launches of some hundred small kernels a GPU is never idle. The result of a call is overwritten by the
+    next one.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+        self._network = network
+        self._recorded: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) on the GPU; B is recorded apart."""
+        key = tuple(images.shape)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(images)
+        graph, given, result = self._recorded[key]
+        given.copy_(images)
+        graph.replay()
+        return result
+
+    def _record(self, images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        given = images.clone(memory_format=torch.preserve_format)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # libraries choose kernels and take their memory before the recording
+                self._network(given)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self._network(given)
+        return graph, given, result
 
 
 def model_of_bundle(bundle: Bundle) -> MTAClip:
@@ -81,20 +136,22 @@ def model_of_bundle(bundle: Bundle) -> MTAClip:
     except (SafetensorError, OSError) as error:
         raise UserError(f"'{bundle.weights_path}' is not a readable safetensors file ({error})") from error
     config = parse_config(bundle.metadata["training"]["config"], f"training.config of bundle '{bundle.name}'").model
-    if _TABLE not in weights or weights[_TABLE].ndim != 3:
-        raise UserError(f"'{bundle.weights_path}' holds no text table; export the bundle again")
-    contexts, _, width = weights[_TABLE].shape
-    # Whatever the text came from, here it is a constant table (see `bundle_weights`): no text tower is built.
-    text = config.text.model_copy(update={"source": "random_orthogonal", "contexts": contexts, "width": width})
-    backbone = config.backbone.model_copy(update={"pretrained": None})
-    model = build_model(config.model_copy(update={"text": text, "backbone": backbone}), bundle.space)
+    text = config.text
+    if text.source != "none":
+        if _TABLE not in weights or weights[_TABLE].ndim != 3:
+            raise UserError(f"'{bundle.weights_path}' holds no text table; export the bundle again")
+        contexts, _, width = weights[_TABLE].shape
+        # Whatever the text came from, here it is a constant table (see `bundle_weights`): no text tower is built.
+        text = text.model_copy(update={"source": "random_orthogonal", "contexts": contexts, "width": width})
+    # Nothing is loaded, but the tag of the pretrained backbone still decides its activation and image statistics.
+    model = build_model(config.model_copy(update={"text": text}), bundle.space, load=False)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"the weights of bundle '{bundle.name}' do not fit its training config: {reason}") from error
     model.eval()
-    model.fold_text()
+    model.fold_text(keep_tokens=bundle.graph.text_tokens == "kept")
     return model
 
 
@@ -105,7 +162,8 @@ def bundle_weights(model: MTAClip) -> dict[str, Tensor]:
     """
     with torch.no_grad():
         tensors = {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
-        tensors[_TABLE] = model.text()
+        if model.decoder.contexts:
+            tensors[_TABLE] = model.text()
         return {name: _smallest(t.detach().cpu()).contiguous().clone() for name, t in tensors.items()}
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -115,10 +116,11 @@ class Trainer:
             total=config.steps, initial=state.step, desc="train", unit="step", disable=not self.fabric.is_global_zero
         )
         self.wrapped.train()
+        batches = self._batches()
         try:
             window: dict[str, float] = {}
             since, first = time.perf_counter(), state.step
-            for images, labels in self._batches():
+            for images, labels in batches:
                 losses = self._step(images, labels)
                 state.step += 1
                 for name, value in losses.items():
@@ -139,6 +141,7 @@ class Trainer:
                     tqdm.write(f"stopped at step {state.step}; continue with --resume {self.folder}", file=sys.stderr)
                     raise KeyboardInterrupt
         finally:
+            batches.close()
             bar.close()
             if writer is not None:
                 writer.close()
@@ -146,7 +149,7 @@ class Trainer:
                 signal.signal(number, handler)
         return state.best_miou if state.best_miou >= 0 else None
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Generator[tuple[Tensor, Tensor]]:
         c, f = self.config, self.fabric
         sampler = StepSampler(self.state.step, c.steps, c.batch, f.global_rank, f.world_size)
         loader: DataLoader = DataLoader(
@@ -156,13 +159,19 @@ class Trainer:
             num_workers=c.workers,
             pin_memory=f.device.type == "cuda",
             generator=torch.Generator().manual_seed(c.seed),  # else it would draw from the state that resume restores
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
+        before = set(multiprocessing.active_children())
         try:
             for images, labels in loader:
                 yield images.to(f.device, non_blocking=True), labels.to(f.device, non_blocking=True)
         except UserError as error:
             # A worker process sends its whole traceback as the text; the user needs the last line.
             raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
+        finally:
+            del loader  # asks its processes to end
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()  # one that hangs does not hear SIGTERM, and would be waited for at exit
 
     def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         config, state = self.config, self.state
@@ -231,3 +240,9 @@ class Trainer:
         if self.stop_signal:
             raise KeyboardInterrupt
         self.stop_signal = number
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and `kill -- -GROUP` reach every process; a dead worker would end the training before it is saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

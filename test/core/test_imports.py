@@ -23,6 +23,8 @@ TORCH = (
     "mtaclip_core.train",
     "mtaclip_core.export",
 )
+# They rewrite ONNX files, without torch.
+ONNX = ("mtaclip_core.deploy.onnx_graph", "mtaclip_core.deploy.precision", "mtaclip_core.deploy.quantize")
 # What `make run` does not install.
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "open_clip", "timm", "lightning_fabric", "scipy", "safetensors", "tensorboard"),
@@ -82,8 +84,9 @@ def importers(package: str, forbidden: Sequence[str]) -> dict[str, set[str]]:
 
 
 def test_what_is_not_training_imports_without_the_training_packages() -> None:
-    names = [name for name in modules("mtaclip_core") + modules("mtaclip_ros") if not name.startswith(TORCH)]
+    names = [name for name in modules("mtaclip_core") + modules("mtaclip_ros") if not name.startswith(TORCH + ONNX)]
     import_without(TRAINING_PACKAGES, names)
+    import_without([name for name in TRAINING_PACKAGES if name != "onnx"], ONNX)
 
 
 def test_core_imports_without_ros() -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 from bundles import colour_maps, make_colour_bundle, paint
 from helpers_bundle import replace_file
 
 from mtaclip_core.bundle import load_bundle
 from mtaclip_core.cli import UserError
-from mtaclip_core.deploy.parity import check, check_class_maps, load_reference
+from mtaclip_core.deploy.parity import check, check_class_maps
+from mtaclip_core.deploy.reference import Reference, load_reference, reference_files
 from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelClass, LabelSpace
 from mtaclip_core.runtime import openvino_backend
 from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
@@ -154,7 +156,7 @@ def test_what_is_no_frame_is_refused(segmenter: Segmenter, frame: np.ndarray) ->
 def test_precision_and_threads_are_what_was_asked_for(bundle: Path) -> None:
     one = load_segmenter(bundle, "openvino", threads=1)
     assert isinstance(one, OpenVINOSegmenter) and one.threads == 1 and one.precision == "f32"
-    able = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = "BF16" in openvino_backend.shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert load_segmenter(bundle, "openvino", precision="bf16", verify=False).precision == ("bf16" if able else "f32")
 
 
@@ -201,16 +203,72 @@ def test_the_gate_sees_small_differences_in_the_class_maps(bundle: Path, tmp_pat
     assert check(segmenter, loaded).label_agreement == 1
     assert check_class_maps(segmenter, "f32", loaded) < 0.001
     other = make_colour_bundle(tmp_path / "other", CAMVID, SIZE)
-    maps = load_reference(loaded).class_maps * np.float16(1.01)
-    np.savez(tmp_path / "maps.npz", class_maps=maps)
+    reference = load_reference(loaded)
+    np.savez(tmp_path / "maps.npz", class_maps=reference.class_maps * np.float16(1.01), step=reference.map_step)
     replace_file(other, "reference/class_maps.npz", (tmp_path / "maps.npz").read_bytes())
     with pytest.raises(UserError, match=r"class maps of bundle 'other' in f32 differ .* by \d"):
         check_class_maps(segmenter, "f32", load_bundle(other))
 
 
+def test_a_reference_stays_small_and_still_shows_a_wrong_engine(bundle: Path, tmp_path: Path) -> None:
+    """Large class maps are kept on a grid, which meets even and odd rows and columns."""
+    shape = (4, 11, 136, 184)
+    maps = np.random.default_rng(0).random(shape).astype(np.float16)
+    plane = np.zeros((4, 10, 10), np.uint8)
+    files = reference_files(Reference(np.zeros((4, 10, 10, 3), np.uint8), plane, plane, maps))
+    assert len(files["reference/class_maps.npz"]) < 140_000
+    folder = make_colour_bundle(tmp_path / "small", CAMVID, SIZE)
+    for name, content in files.items():
+        replace_file(folder, name, content)
+    stored = load_reference(load_bundle(folder))
+
+    class Source:
+        """An engine that gives the right maps but in one row or column out of two."""
+
+        def __init__(self, rows: slice, columns: slice) -> None:
+            self.frame, self.wrong = -1, (slice(None), rows, columns)
+
+        def class_maps(self, frame: np.ndarray) -> np.ndarray:
+            self.frame += 1
+            found = maps[self.frame].astype(np.float32)
+            found[self.wrong] *= 0.98
+            return found
+
+    nothing, everything = slice(0), slice(None)
+    assert check_class_maps(Source(nothing, nothing), "f32", load_bundle(folder)) == 0
+    assert stored.map_step > 1 and stored.class_maps.shape[1] == 11
+    for first in (0, 1):
+        for wrong in ((slice(first, None, 2), everything), (everything, slice(first, None, 2))):
+            with pytest.raises(UserError, match="differ from its reference"):
+                check_class_maps(Source(*wrong), "f32", load_bundle(folder))
+
+
+def test_class_maps_of_an_older_bundle_hold_every_pixel(bundle: Path, tmp_path: Path) -> None:
+    older = make_colour_bundle(tmp_path / "older", CAMVID, SIZE)
+    maps = np.stack([colour_maps(image, CAMVID) for image in load_reference(load_bundle(bundle)).images])
+    np.savez_compressed(tmp_path / "maps.npz", class_maps=maps.astype(np.float16))
+    replace_file(older, "reference/class_maps.npz", (tmp_path / "maps.npz").read_bytes())
+    loaded = load_bundle(older)
+    assert load_reference(loaded).map_step == 1
+    assert check_class_maps(OpenVINOSegmenter(loaded), "f32", loaded) < 0.001
+
+
+def zipped_array(header: dict[str, object], content: bytes = b"") -> bytes:
+    """A .npz whose array says of itself what `header` says."""
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f2", "fortran_order": False, **header})
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("class_maps.npy", array.getvalue() + content)
+    return archive.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("reference/class_maps.npz", zipped_array({"shape": (4, 11, 10**6, 10**6)}), "is not what it holds"),
+        ("reference/class_maps.npz", zipped_array({"shape": (4, 11, 2, 2)}, b"12"), "is not what it holds"),
+        ("reference/class_maps.npz", zipped_array({"shape": (2,)}, b"1234"), "does not hold class maps"),
+        ("reference/class_maps.npz", zipped_array({"shape": (1,), "descr": "|O"}, b"cos\nsystem"), "class maps"),
         ("reference/0_image.png", b"no picture", "not a PNG"),
         ("reference/1_label.png", cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes(), "differ in size"),
         ("reference/0_label.png", b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, "not a PNG of at most"),

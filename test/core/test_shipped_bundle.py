@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +57,21 @@ def test_channel_order_is_told_not_guessed(camvid: Path) -> None:
         rgb = segmenter.segment([sample.image], "rgb")[0].label
         bgr = segmenter.segment([np.ascontiguousarray(sample.image[:, :, ::-1])], "bgr")[0].label
     assert (rgb == bgr).mean() > 0.999
+
+
+def test_models_that_come_and_go_leave_signals_alone() -> None:
+    """Loaded, freed and loaded again as the node does; then Ctrl-C, which must be a KeyboardInterrupt and no crash."""
+    program = (
+        "import faulthandler, os, signal\n"
+        "from mtaclip_core.runtime.segmenter import load_segmenter\n"
+        "faulthandler.enable()  # has the interpreter handle signals on an alternate stack\n"
+        "first = load_segmenter('street-tiny', 'openvino', verify=False)\n"
+        "second = load_segmenter('street-tiny', 'openvino', verify=False)\n"
+        "first.close(); del first; second.close(); del second\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print('not interrupted')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -75,7 +75,7 @@ def command(config: Path, *arguments: str) -> list[str]:
 
 
 def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path, street: Path) -> None:
-    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=9))
+    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=18))
     train.main(["--config", str(config), "--out", str(tmp_path / "whole")])
 
     # Killed without warning as soon as the checkpoint of step 3 stands.
@@ -86,8 +86,8 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Pat
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert load_checkpoint(tmp_path / "cut")[1]["step"] < 9, "it was not cut off"
-    train.main(["--config", str(config), "--resume", str(tmp_path / "cut")])
+    assert load_checkpoint(tmp_path / "cut")[1]["step"] < 18, "it was not cut off"
+    train.main(["--resume", str(tmp_path / "cut")])
 
     whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
     assert whole.keys() == resumed.keys()
@@ -97,13 +97,19 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tmp_path: Pat
 
 
 def test_sigterm_saves_the_current_step_and_leaves(tmp_path: Path, street: Path) -> None:
-    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=100_000, checkpoint_every=100_000))
-    process = subprocess.Popen(command(config, "--out", str(tmp_path / "run")), stderr=subprocess.PIPE, text=True)
+    """The whole process group gets the signal, as from a terminal or a job scheduler: its data worker too."""
+    values = tiny_config(street, steps=100_000, checkpoint_every=100_000, workers=1)
+    process = subprocess.Popen(
+        command(write_config(tmp_path / "c.yaml", values), "--out", str(tmp_path / "run")),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     text = ""
     while "loss" not in text:  # the progress bar after the first steps
         text += process.stderr.read(64)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in rest and "Traceback" not in rest
@@ -209,6 +215,21 @@ def test_a_used_run_folder_is_not_overwritten(tmp_path: Path, street: Path) -> N
     train.main(arguments)
     with pytest.raises(UserError, match="--resume"):
         train.main(arguments)
+
+
+def test_a_resumed_training_keeps_its_own_settings(
+    tmp_path: Path, street: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = write_config(tmp_path / "c.yaml", tiny_config(street, steps=1)), str(tmp_path / "run")
+    train.main(["--config", str(config), "--resume", "auto", "--out", run, "optimiser.lr=1e-3"])
+    with pytest.raises(UserError, match=r"optimiser\.lr is not what this run was started with"):
+        train.main(["--config", str(config), "--resume", run])
+    train.main(["--config", str(config), "--resume", "auto", "--out", run, "optimiser.lr=1e-3", "steps=2"])
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optimiser"]["lr"] == 1e-3
+    assert load_checkpoint(run)[1]["step"] == 2
+    train.main(["--resume", run, "optimiser.lr=5e-4", "steps=3"])
+    assert "other settings: optimiser.lr, steps" in capsys.readouterr().err
+    assert load_checkpoint(run)[1]["config"]["optimiser"]["lr"] == 5e-4
 
 
 def test_wrong_path_exits_with_two_and_one_line(tmp_path: Path) -> None:

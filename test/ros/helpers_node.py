@@ -28,10 +28,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from mtaclip_ros.image_codec import fill
-from mtaclip_ros.transport import transport_environment
+from mtaclip_ros.transport import PROFILE_VARIABLES, transport_environment
 
 PROJECT = Path(__file__).resolve().parents[2]
-DEADLINE = 20.0
+DEADLINE = 30.0
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
@@ -57,17 +57,32 @@ def domain_environment() -> dict[str, str]:
 
 
 class NodeProcess:
-    """`python -m mtaclip_ros.segment_node --ros-args ARGUMENTS`, `a__b=1` for `-p a.b:=1`; collects its log."""
+    """`python -m mtaclip_ros.segment_node --ros-args ARGUMENTS`, `a__b=1` for `-p a.b:=1`; collects its log.
 
-    def __init__(self, *arguments: str, **parameters: object) -> None:
+    Attributes:
+        lines: what it logged.
+        output: what it printed, after `wait`.
+    """
+
+    program: tuple[str, ...] = ("-m", "mtaclip_ros.segment_node")
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, **parameters: object) -> None:
         given = list(arguments)
         for name, value in {"model.threads": 1, **parameters}.items():
             given += ["-p", f"{name.replace('__', '.')}:={str(value).lower() if isinstance(value, bool) else value}"]
-        command = [sys.executable, "-m", "mtaclip_ros.segment_node", "--ros-args", *given]
+        environment = domain_environment()
+        for name, value in (env or {}).items():
+            environment[name] = os.pathsep.join([value, environment[name]]) if name == "PYTHONPATH" else value
         self._process = subprocess.Popen(
-            command, cwd=PROJECT, env=domain_environment(), text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, *self.program, "--ros-args", *given],
+            cwd=PROJECT,
+            env=environment,
+            text=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self.lines: list[str] = []
+        self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -97,6 +112,8 @@ class NodeProcess:
         """The exit code, once the process has ended and its log is read."""
         code = self._process.wait(seconds)
         self._reader.join(seconds)
+        assert self._process.stdout is not None
+        self.output += self._process.stdout.read()
         return code
 
     def running(self) -> bool:
@@ -111,15 +128,19 @@ class NodeProcess:
             self._process.kill()
 
 
+class StandInProcess(NodeProcess):
+    """The node with a stand-in for the model, see `stand_in_node.py`."""
+
+    program = (str(PROJECT / "test" / "ros" / "stand_in_node.py"),)
+
+
 class Probe:
     """A node in the test process: camera, consumer and operator of the node under test."""
 
     def __init__(self, target: str = "/mtaclip") -> None:
         self.target = target
         env = domain_environment()
-        os.environ.update(
-            {name: env[name] for name in ("ROS_DOMAIN_ID", "FASTDDS_DEFAULT_PROFILES_FILE") if name in env}
-        )
+        os.environ.update({name: env[name] for name in ("ROS_DOMAIN_ID", *PROFILE_VARIABLES) if name in env})
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = Node("probe", context=self._context)
@@ -166,9 +187,9 @@ class Probe:
         header.stamp.nanosec = header.stamp.nanosec // 1000 * 1000 + self._stamp % 1000
         return header
 
-    def labelled(self, camera: Any, message: Any) -> Image:
-        """Publish a message, as often as it takes, until its label comes on `label`."""
-        labels = self.received[f"{self.target}/label"]
+    def labelled(self, camera: Any, message: Any, topic: str = "") -> Image:
+        """Publish a message, as often as it takes, until its label comes on `topic`, by default `label`."""
+        labels = self.received[topic or f"{self.target}/label"]
         return self.publish_until(
             camera, message, lambda: next((m for m in list(labels) if m.header == message.header), None), "its label"
         )

@@ -48,7 +48,7 @@ def running_node(bundle: Path, env: dict[str, str], log: Path, *ros_args: str) -
 
 
 def wait_until_it_listens(log: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while "listening to" not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.1)

@@ -37,7 +37,7 @@ def late():
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     node.create_subscription(String, '/camera/label_gt/classes', lambda m: classes.append(m.data), latched)
 print('ready', flush=True)
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 60
 while time.monotonic() < deadline and (len(images) < count or not classes):
     rclpy.spin_once(node, timeout_sec=0.05)
     if len(images) == 3 and not offered:  # long after the classes were published
