@@ -4,8 +4,8 @@ PY := $(VENV)/bin/python
 ARGS ?=
 
 ONBOARD := onboard,ros
-TEST := $(ONBOARD),train,quantise,test
-ALL := $(TEST),bench,fleet
+TEST := $(ONBOARD),train,quantise,test,bench
+ALL := $(TEST),fleet
 
 # $(call install,EXTRAS): makes $(VENV) where it is missing and installs what it lacks.
 define install

@@ -164,9 +164,8 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _texts_are_there(self) -> TrainConfig:
         if self.model.text.source == "none" and self.loss.pixel_text_weight > 0:
-            raise ValueError(
-                f"loss.pixel_text_weight {self.loss.pixel_text_weight:g} needs class texts, but model.text.source is none"
-            )
+            weight = self.loss.pixel_text_weight
+            raise ValueError(f"loss.pixel_text_weight {weight:g} needs class texts, but model.text.source is none")
         return self
 
     @property

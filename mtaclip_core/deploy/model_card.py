@@ -141,7 +141,9 @@ def _values(entry: Mapping[str, Any], path: Path) -> list[tuple[str, float | int
 
 def _what(card: Card) -> str:
     if card.origin:
-        return f"Semantic segmentation with the weights of {card.origin}, turned into a bundle by the mtaclip_ros project."
+        return (
+            f"Semantic segmentation with the weights of {card.origin}, turned into a bundle by the mtaclip_ros project."
+        )
     return (
         "Semantic segmentation with MTA-CLIP (arXiv 2407.21654), written and trained by the mtaclip_ros project; not a "
         "release of the paper's authors."

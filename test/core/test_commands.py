@@ -11,6 +11,7 @@ COMMANDS = (
     "mtaclip_core.train",
     "mtaclip_core.evaluate",
     "mtaclip_core.export",
+    "mtaclip_core.import_hf",
     "mtaclip_core.predict",
     "mtaclip_core.benchmark",
     "mtaclip_core.data.synthetic",

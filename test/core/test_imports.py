@@ -22,6 +22,7 @@ TORCH = (
     "mtaclip_core.runtime.torch_backend",
     "mtaclip_core.train",
     "mtaclip_core.export",
+    "mtaclip_core.import_hf",
 )
 # They rewrite ONNX files, without torch.
 ONNX = ("mtaclip_core.deploy.onnx_graph", "mtaclip_core.deploy.precision", "mtaclip_core.deploy.quantize")
