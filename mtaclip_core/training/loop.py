@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -161,17 +160,12 @@ class Trainer:
             generator=torch.Generator().manual_seed(c.seed),  # else it would draw from the state that resume restores
             worker_init_fn=_leave_signals_to_the_trainer,
         )
-        before = set(multiprocessing.active_children())
         try:
             for images, labels in loader:
                 yield images.to(f.device, non_blocking=True), labels.to(f.device, non_blocking=True)
         except UserError as error:
             # A worker process sends its whole traceback as the text; the user needs the last line.
             raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
-        finally:
-            del loader  # asks its processes to end
-            for process in set(multiprocessing.active_children()) - before:
-                process.kill()  # one that hangs does not hear SIGTERM, and would be waited for at exit
 
     def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         config, state = self.config, self.state

@@ -149,6 +149,7 @@ def test_two_processes_share_a_training_and_stop_after_the_same_step(tmp_path: P
     assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
 
 
+@pytest.mark.timeout(900)
 def test_four_generated_images_are_learned_by_heart(tmp_path: Path) -> None:
     """> 90 mIoU within 200 steps on the CPU, validated through the deployed graph."""
     write(tmp_path / "small", 4, (64, 96), 7, "train", 2)
