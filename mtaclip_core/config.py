@@ -127,6 +127,9 @@ class AugmentConfig(Config):
     scale: tuple[Positive, Positive] = (0.5, 2.0)  # of the source image
     flip: float = Field(0.5, ge=0.0, le=1.0)
     colour: bool = True  # SSD photometric distortion
+    class_balanced: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of crops that contain a pixel of a class drawn evenly from the frame's"
+    )
 
 
 class OptimiserConfig(Config):

@@ -19,7 +19,9 @@ from mtaclip_core.labels import UNLABELLED, LabelSpace, join
 class Augmentation:
     """Random scale, crop, flip and colour (Mask2Former's recipe: short side jitter, SSD photometric distortion).
 
-    A crop window is cut from the source and resized once, so that the cost does not grow with the scale.
+    A crop window is cut from the source and resized once, so that the cost does not grow with the scale. Some windows,
+    by `class_balanced`, are placed to hold a pixel of a class drawn evenly from the frame's: small and rare things are
+    then seen more often than their pixels count.
     """
 
     def __init__(self, config: AugmentConfig, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -49,8 +51,11 @@ class Augmentation:
         # Window in source pixels; where it is larger than the image, the rest is padding.
         wanted_h, wanted_w = height / scale, width / scale
         h, w = min(image.shape[0], round(wanted_h)), min(image.shape[1], round(wanted_w))
-        top = int(rng.integers(0, image.shape[0] - h + 1))
-        left = int(rng.integers(0, image.shape[1] - w + 1))
+        (top, bottom), (left, right) = (0, image.shape[0] - h), (0, image.shape[1] - w)
+        if self.config.class_balanced and rng.random() < self.config.class_balanced:
+            y, x = _class_balanced_pixel(label, rng)
+            (top, bottom), (left, right) = _around(y, h, bottom), _around(x, w, right)
+        top, left = int(rng.integers(top, bottom + 1)), int(rng.integers(left, right + 1))
         image, label = image[top : top + h, left : left + w], label[top : top + h, left : left + w]
         size = (min(width, round(w * scale)), min(height, round(h * scale)))
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -62,6 +67,21 @@ class Augmentation:
             image = cv2.copyMakeBorder(image, *border, value=(124, 116, 104))
             label = cv2.copyMakeBorder(label, *border, value=UNLABELLED)
         return image, label
+
+
+def _class_balanced_pixel(label: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+    """(y, x) of a pixel drawn evenly from those of a class that is drawn evenly from the labelled ones in the frame."""
+    present = np.flatnonzero(np.bincount(label.ravel(), minlength=256)[:UNLABELLED])
+    if not len(present):
+        return int(rng.integers(label.shape[0])), int(rng.integers(label.shape[1]))
+    places = np.flatnonzero(label.ravel() == rng.choice(present))
+    y, x = divmod(int(rng.choice(places)), label.shape[1])
+    return y, x
+
+
+def _around(at: int, length: int, last: int) -> tuple[int, int]:
+    """First and last start, between 0 and `last`, of a window of `length` that holds `at`."""
+    return max(0, at - length + 1), min(last, at)
 
 
 class SampleStream(Dataset):

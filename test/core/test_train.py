@@ -20,7 +20,7 @@ from safetensors import safe_open
 from mtaclip_core import train
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import AugmentConfig, SourceConfig
-from mtaclip_core.data.dataset import open_dataset
+from mtaclip_core.data.dataset import Sample, open_dataset
 from mtaclip_core.data.synthetic.writer import write
 from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
 from mtaclip_core.labels import CAMVID, CITYSCAPES, UNLABELLED, join
@@ -295,3 +295,29 @@ def test_a_crop_larger_than_the_scaled_image_is_padded_as_unlabelled(street: Pat
     assert label.shape == SIZE
     assert (label[64:] == UNLABELLED).all() and (label[:, 96:] == UNLABELLED).all()
     assert (label[:64, :96] != UNLABELLED).any()
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (95, 127), (50, 7)])
+def test_a_class_balanced_crop_holds_the_rare_class_and_is_anywhere_around_it(corner: tuple[int, int]) -> None:
+    """One pixel in 12,288: most plain crops, a sixth of the frame, miss it; every second balanced one holds it."""
+    label = np.full((96, 128), UNLABELLED, np.uint8)
+    label[10:80, 10:120] = 0
+    label[corner] = 1
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+
+    def share(balanced: float) -> float:
+        config = AugmentConfig(crop=(32, 64), scale=(1.0, 1.0), flip=0.0, colour=False, class_balanced=balanced)
+        augment = Augmentation(config, (0, 0, 0), (1, 1, 1))
+        crops = [augment(Sample(image, label, "frame"), seed)[1] for seed in range(200)]
+        assert {tuple(crop.shape) for crop in crops} == {(32, 64)}
+        return float(np.mean([(crop == 1).any() for crop in crops]))
+
+    assert share(0.0) < 0.25
+    assert 0.4 < share(1.0) < 0.8
+
+
+def test_a_class_balanced_crop_of_a_frame_without_labels_is_a_plain_one() -> None:
+    config = AugmentConfig(crop=(32, 64), class_balanced=1.0)
+    blank = Sample(np.zeros((96, 128, 3), np.uint8), np.full((96, 128), UNLABELLED, np.uint8), "frame")
+    _, label = Augmentation(config, (0, 0, 0), (1, 1, 1))(blank, 0)
+    assert (label == UNLABELLED).all()
