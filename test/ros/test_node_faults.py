@@ -67,7 +67,9 @@ def model_status(probe: Probe, fits: Callable[[DiagnosticStatus, dict[str, str]]
     seen: list[dict[str, str]] = []
 
     def fitting(message: DiagnosticArray) -> bool:
-        status = next(s for s in message.status if s.name == "mtaclip: model")
+        status = next((s for s in message.status if s.name == "mtaclip: model"), None)
+        if status is None:
+            return False
         values = {pair.key: pair.value for pair in status.values}
         seen.append(values)
         return fits(status, values)
