@@ -5,30 +5,39 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mtaclip_core.cli import Parser, UserError, run
-from mtaclip_core.data.dataset import open_dataset
+from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
 from mtaclip_core.files import prepare_file, write_text
 from mtaclip_core.labels import CATEGORIES
 from mtaclip_core.metrics.confusion import mean
-from mtaclip_core.metrics.evaluation import EvaluationResult, evaluate_segmenter
+from mtaclip_core.metrics.evaluation import Comparison, EvaluationResult, FrameCounts, fold
+from mtaclip_core.metrics.prediction_folder import FileIds, PredictionFolder, prediction_writer
+from mtaclip_core.metrics.processes import count_in_processes
 from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, Segmenter, load_segmenter
 
 EPILOG = """example:
   python -m mtaclip_core.evaluate --model street-tiny --data camvid:data/camvid --split val --json runs/val.json
 
+  python -m mtaclip_core.evaluate --predictions results/ --data cityscapes:/data/cityscapes --split val
+
 A checkpoint is a .safetensors file or a run folder; it is evaluated in PyTorch at the network size of its config.
-Of CamVid, --split train=0001TP is one drive and train-0001TP all others."""
+Of CamVid, --split train=0001TP is one drive and train-0001TP all others. Predictions are 8-bit PNG files of ids, one
+per frame, named NAME.png or NAME_ANYTHING.png: Cityscapes label ids as its server wants them, else the data's own."""
 
 
 def main(argv: list[str]) -> int | None:
     parser = Parser(prog="python -m mtaclip_core.evaluate", description=__doc__, epilog=EPILOG)
-    parser.add_argument(
-        "--model", required=True, metavar="BUNDLE|CHECKPOINT", help="folder or name of a bundle, or a checkpoint"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", metavar="BUNDLE|CHECKPOINT", help="folder or name of a bundle, or a checkpoint")
+    source.add_argument(
+        "--predictions", type=Path, metavar="DIR", help="score the PNG files that another program wrote"
     )
     parser.add_argument(
         "--data", required=True, metavar="KIND:PATH", help="data set, such as cityscapes:/data/cityscapes"
@@ -36,9 +45,21 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--split", required=True, metavar="NAME", help="folder of the split, such as val")
     parser.add_argument("--backend", default="auto", choices=BACKENDS, help="of a bundle (default: %(default)s)")
     parser.add_argument("--precision", default="f32", choices=PRECISIONS, help="arithmetic (default: %(default)s)")
+    parser.add_argument(
+        "--prediction-ids", default="label", choices=get_args(FileIds), help="in Cityscapes PNGs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=_positive, metavar="N", help="how many share the work (default: 1; of --predictions, cores)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result to this file")
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write DIR/index.html: bars, confusion matrix, worst and best images"
+    )
+    parser.add_argument(
+        "--write-predictions",
+        type=Path,
+        metavar="DIR",
+        help="write the labels as PNG files, as --predictions reads them",
     )
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
     args = parser.parse_args(argv)
@@ -49,13 +70,16 @@ def main(argv: list[str]) -> int | None:
     if args.report:
         _require_report_packages()
     dataset = open_dataset(args.data, args.split)
-    with open_model(args.model, args.backend, args.precision) as segmenter:
-        result = evaluate_segmenter(segmenter, dataset, limit=args.limit)
+    if args.predictions:
+        labels: Segmenter | PredictionFolder = PredictionFolder(args.predictions, dataset, args.prediction_ids)
+    else:
+        labels = open_model(args.model, args.backend, args.precision)
+    try:
+        processes = args.processes or (os.cpu_count() or 1 if args.predictions else 1)
+        result = _evaluate(labels, dataset, args, processes)
         summary = {
             **result.to_dict(),
-            "model": {"name": segmenter.name, "hash": segmenter.model_hash},
-            "backend": segmenter.backend,
-            "precision": segmenter.precision,
+            **_describe(labels, args),
             "data": args.data,
             "split": args.split,
             "command": shlex.join(["python", "-m", "mtaclip_core.evaluate", *argv]),
@@ -66,19 +90,62 @@ def main(argv: list[str]) -> int | None:
         if args.report:
             from mtaclip_core.metrics.evaluation_report import write_evaluation_report
 
-            print(f"report: {write_evaluation_report(args.report, result, segmenter, dataset, summary)}")
+            print(f"report: {write_evaluation_report(args.report, result, labels, dataset, summary)}")
+    finally:
+        if isinstance(labels, Segmenter):
+            labels.close()
     return 0
 
 
-def open_model(model: str, backend: str = "auto", precision: str = "f32") -> Segmenter:
-    """Load a bundle through `load_segmenter`, or a checkpoint in PyTorch.
+def _evaluate(
+    labels: Segmenter | PredictionFolder, dataset: SegmentationDataset, args: argparse.Namespace, processes: int
+) -> EvaluationResult:
+    comparison = Comparison(labels, dataset)
+    indices = range(len(dataset))[: args.limit]
+    if args.write_predictions:
+        prediction_writer(args.write_predictions, dataset, comparison.model_space)  # what is wrong is told at once
+    frames: Iterable[FrameCounts]
+    if processes == 1:
+        frames = map(_counter(comparison, args.write_predictions), indices)
+    else:
+        job = partial(_open_counter, args)
+        frames = count_in_processes(job, indices, min(processes, len(indices)))
+    return fold(comparison.space, frames, len(indices), progress=True)
+
+
+def _open_counter(args: argparse.Namespace) -> Callable[[int], FrameCounts]:
+    """What one of several processes counts with; the model was checked by the first one."""
+    dataset = open_dataset(args.data, args.split)
+    if args.predictions:
+        return _counter(Comparison(PredictionFolder(args.predictions, dataset, args.prediction_ids), dataset), None)
+    segmenter = open_model(args.model, args.backend, args.precision, threads=1, verify=False)
+    return _counter(Comparison(segmenter, dataset), args.write_predictions)
+
+
+def _counter(comparison: Comparison, write_to: Path | None) -> Callable[[int], FrameCounts]:
+    if write_to is None:
+        return comparison.count
+    return partial(comparison.count, write=prediction_writer(write_to, comparison.dataset, comparison.model_space))
+
+
+def _describe(labels: Segmenter | PredictionFolder, args: argparse.Namespace) -> dict[str, Any]:
+    if isinstance(labels, Segmenter):
+        model = {"name": labels.name, "hash": labels.model_hash}
+        return {"model": model, "backend": labels.backend, "precision": labels.precision}
+    return {"model": {"name": args.predictions.name, "hash": None}, "backend": None, "precision": None}
+
+
+def open_model(
+    model: str, backend: str = "auto", precision: str = "f32", *, threads: int | None = None, verify: bool = True
+) -> Segmenter:
+    """Load a bundle through `load_segmenter`, whose arguments these are, or a checkpoint in PyTorch.
 
     Raises:
         UserError: nothing there, unreadable, or a setting that it cannot run with.
     """
     path = Path(model).expanduser()
     if path.suffix != ".safetensors" and not (path / "checkpoints").is_dir():
-        return load_segmenter(model, backend, precision=precision)
+        return load_segmenter(model, backend, precision=precision, threads=threads, verify=verify)
     if not path.exists():  # said here, before PyTorch takes its seconds to import
         raise UserError(f"no checkpoint at '{model}'; expected a .safetensors file or a run folder with checkpoints/")
     if importlib.util.find_spec("torch") is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from mtaclip_core.cli import Parser, UserError, run
 from mtaclip_core.data.image_files import read_rgb
 from mtaclip_core.drawing import overlay
+from mtaclip_core.files import write_bytes
 from mtaclip_core.labels import LabelSpace
 from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, load_segmenter
 
@@ -69,12 +69,7 @@ def _summary(label: np.ndarray, space: LabelSpace) -> str:
 
 
 def _write(path: Path, image: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, cv2.imencode(".png", image)[1].tobytes())
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, list_pngs, read_pair, some
+from mtaclip_core.data.image_files import NO_ID, list_pngs, read_ids, read_pair, some
 from mtaclip_core.labels import CAMVID, UNLABELLED
 
 FILE_UNLABELLED = 11
+_EXPECTED = f"CamVid ids 0-10 and {FILE_UNLABELLED} (unlabelled)"
 
 _TABLE = np.full(256, NO_ID, np.int16)
 _TABLE[CAMVID.ids] = CAMVID.ids
@@ -53,13 +54,14 @@ class CamVid(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]
-        image, label = read_pair(
-            self.image_folder / f"{name}.png",
-            self.label_folder / f"{name}.png",
-            _TABLE,
-            f"CamVid ids 0-10 and {FILE_UNLABELLED} (unlabelled)",
-        )
+        image, label = read_pair(self.image_folder / f"{name}.png", self._label_path(index), _TABLE, _EXPECTED)
         return Sample(image, label, name)
+
+    def label(self, index: int) -> np.ndarray:
+        return read_ids(self._label_path(index), _TABLE, _EXPECTED)
+
+    def _label_path(self, index: int) -> Path:
+        return self.label_folder / f"{self.names[index]}.png"
 
     def _select(self, split: str, drive: str, keep: bool) -> list[str]:
         drives = sorted({self.drive(n) for n in self.names})

@@ -14,6 +14,7 @@ from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID
 _IMAGE = "_leftImg8bit.png"
 _LABEL = "_gtFine_labelIds.png"
 _INSTANCES = "_gtFine_instanceIds.png"
+_EXPECTED = "Cityscapes label ids 0-33 (not train ids)"
 
 _LABEL_IDS = np.full(256, NO_ID, np.int16)
 _LABEL_IDS[CITYSCAPES_IDS.ids] = CITYSCAPES_IDS.ids
@@ -55,10 +56,11 @@ class Cityscapes(SegmentationDataset):
             raise UserError(f"{image_folder}: {some(twice)} occurs in several cities; names must be unique in a split")
 
     def __getitem__(self, index: int) -> Sample:
-        image, label = read_pair(
-            self._images[index], self.label_path(index), _TRAIN_IDS, "Cityscapes label ids 0-33 (not train ids)"
-        )
+        image, label = read_pair(self._images[index], self.label_path(index), _TRAIN_IDS, _EXPECTED)
         return Sample(image, label, self.names[index])
+
+    def label(self, index: int) -> np.ndarray:
+        return read_ids(self.label_path(index), _TRAIN_IDS, _EXPECTED)
 
     def label_path(self, index: int) -> Path:
         """The `labelIds` file of a frame."""
@@ -70,7 +72,7 @@ class Cityscapes(SegmentationDataset):
         Raises:
             UserError: as `__getitem__`.
         """
-        return read_ids(self.label_path(index), _LABEL_IDS, "Cityscapes label ids 0-33")
+        return read_ids(self.label_path(index), _LABEL_IDS, _EXPECTED)
 
     def instances(self, index: int) -> np.ndarray | None:
         """(H, W) uint16: label id x 1000 + instance, the plain label id where there is none; None without the file.

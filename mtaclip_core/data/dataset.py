@@ -44,6 +44,14 @@ class SegmentationDataset(ABC):
             UserError: a file is missing or unreadable, image and label differ in size, or a label value is unknown.
         """
 
+    @abstractmethod
+    def label(self, index: int) -> np.ndarray:
+        """The frame's `Sample.label` alone, for what needs no image.
+
+        Raises:
+            UserError: as `__getitem__`.
+        """
+
 
 def open_dataset(spec: str, split: str) -> SegmentationDataset:
     """Open `KIND:PATH`, for example `camvid:data/camvid` or `cityscapes:/data/cityscapes`.

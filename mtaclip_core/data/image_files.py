@@ -44,11 +44,12 @@ def read_ids(path: Path, table: np.ndarray, space: str) -> np.ndarray:
     values = _decode(path, cv2.IMREAD_UNCHANGED)
     if values.ndim != 2 or values.dtype != np.uint8:
         raise UserError(f"{path}: expected a single-channel 8-bit label image of ids, found {_kind(values)}")
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    # Its float32 counts may round, but never to zero.
+    present = np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256]))
     unknown = present[table[present] == NO_ID]
     if unknown.size:
         raise UserError(f"{path}: unknown label id {some([str(v) for v in unknown])}; expected {space}")
-    return np.asarray(cv2.LUT(values, table.astype(np.uint8)))
+    return values if (table[present] == present).all() else np.asarray(cv2.LUT(values, table.astype(np.uint8)))
 
 
 def read_instances(path: Path) -> np.ndarray:

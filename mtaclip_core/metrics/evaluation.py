@@ -1,25 +1,32 @@
-"""Whole-image evaluation: every frame of a split segmented and compared in the coarser of the two label spaces."""
+"""Whole-image evaluation: every frame of a split is compared in the coarser of the two label spaces."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from mtaclip_core.cli import UserError
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LabelSpace, common_space, join
+from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID, LabelSpace, common_space, join
 from mtaclip_core.metrics.cityscapes_score import CityscapesScore
 from mtaclip_core.metrics.confusion import Confusion
+from mtaclip_core.metrics.prediction_folder import PredictionFolder
 from mtaclip_core.runtime.segmenter import Segmenter
 
 LabelFunction = Callable[[np.ndarray], np.ndarray]
 """(H, W, 3) uint8 RGB -> (H, W) uint8 ids of the model's space, 255 for none."""
+
+Labels = Segmenter | LabelFunction | PredictionFolder
+"""Where predictions come from."""
+
+_SAME = np.arange(256, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -84,51 +91,109 @@ class ComparedFrame:
     predicted: np.ndarray
 
 
+@dataclass(frozen=True)
+class FrameCounts:
+    """What one frame adds to the counts of a split; small, so that processes can send it.
+
+    Attributes:
+        confusion: over the common space.
+        official: Cityscapes' own counts, where they are kept.
+    """
+
+    index: int
+    name: str
+    confusion: Confusion
+    official: CityscapesScore | None
+
+
 class Comparison:
-    """A model beside a data set: segments a frame and brings both labels into the common space.
+    """Predictions beside a data set, both brought into a common space.
 
     Attributes:
         dataset: the data set.
         model_space, space: the model's classes, and the coarser space in which both are compared.
     """
 
-    def __init__(
-        self, segmenter: Segmenter | LabelFunction, dataset: SegmentationDataset, space: LabelSpace | None = None
-    ) -> None:
+    def __init__(self, labels: Labels, dataset: SegmentationDataset, space: LabelSpace | None = None) -> None:
         """
         Args:
-            space: the classes of a plain function's labels, the data set's own when None; a `Segmenter` knows its.
+            space: the classes of a plain function's labels, the data set's own when None; others know theirs.
 
         Raises:
             UserError: the classes of the model and of the data cannot be joined.
         """
         self.dataset = dataset
-        if isinstance(segmenter, Segmenter):
-            self.model_space = segmenter.space
-            self._label: LabelFunction = lambda image: segmenter.segment([image])[0].label
-        else:
-            self.model_space = space or dataset.space
-            self._label = segmenter
+        self._labels = labels
+        if isinstance(labels, PredictionFolder | Segmenter):
+            space = labels.space
+        self.model_space = space or dataset.space
         self.space, self._of_model, self._of_truth = common_space(self.model_space, dataset.space)
+        if self.model_space == CITYSCAPES_IDS:  # classes that are not evaluated are no classes
+            self.space, self._of_model, self._of_truth = dataset.space, LABEL_ID_TO_TRAIN_ID, _SAME
+        self._to_label_ids = None
+        if isinstance(dataset, Cityscapes) and set(CITYSCAPES.names) <= set(self.model_space.names):
+            self._to_label_ids = join(self.model_space, CITYSCAPES_IDS)
 
     def __getitem__(self, index: int) -> ComparedFrame:
         sample = self.dataset[index]
-        predicted = self._label(sample.image)
+        predicted = self._predict(index, sample)
         return ComparedFrame(sample, self._of_truth[sample.label], self._of_model[predicted], predicted)
+
+    def count(self, index: int, write: Callable[[int, np.ndarray], None] | None = None) -> FrameCounts:
+        """Compare one frame; the image of a frame whose prediction stands in a file is not read.
+
+        Args:
+            write: given the index and the predicted ids of the model's space, see `prediction_writer`.
+
+        Raises:
+            UserError: a file of the data set or of the predictions is missing or wrong.
+        """
+        name = self.dataset.names[index]
+        sample = None if isinstance(self._labels, PredictionFolder) else self.dataset[index]
+        predicted = self._predict(index, sample)
+        if write is not None:
+            write(index, predicted)
+        official = None
+        if self._to_label_ids is not None and isinstance(self.dataset, Cityscapes):
+            official = CityscapesScore()
+            truth = self.dataset.label_ids(index)
+            self._check_size(index, predicted, truth)
+            official.update(truth, self._to_label_ids[predicted], self.dataset.instances(index))
+            if self.space == CITYSCAPES:
+                return FrameCounts(index, name, official.confusion.regroup(LABEL_ID_TO_TRAIN_ID, CITYSCAPES), official)
+        truth = self.dataset.label(index) if sample is None else sample.label
+        self._check_size(index, predicted, truth)
+        confusion = Confusion(self.space)
+        confusion.update(self._of_truth[truth], self._of_model[predicted])
+        return FrameCounts(index, name, confusion, official)
+
+    def _predict(self, index: int, sample: Sample | None) -> np.ndarray:
+        if isinstance(self._labels, PredictionFolder):
+            return self._labels[index]
+        assert sample is not None
+        if isinstance(self._labels, Segmenter):
+            return self._labels.segment([sample.image])[0].label
+        return self._labels(sample.image)
+
+    def _check_size(self, index: int, predicted: np.ndarray, truth: np.ndarray) -> None:
+        if predicted.shape != truth.shape:
+            where = self._labels.paths[index] if isinstance(self._labels, PredictionFolder) else "the prediction"
+            sizes = [f"{a.shape[0]}x{a.shape[1]}" for a in (predicted, truth)]
+            raise UserError(f"{where} is {sizes[0]} but the label of {self.dataset.names[index]} is {sizes[1]}")
 
 
 def evaluate_segmenter(
-    segmenter: Segmenter | LabelFunction,
+    labels: Labels,
     dataset: SegmentationDataset,
     progress: bool = True,
     *,
     space: LabelSpace | None = None,
     limit: int | None = None,
 ) -> EvaluationResult:
-    """Segment the frames of a data set one by one and count.
+    """Compare the frames of a data set one by one.
 
     Args:
-        segmenter: a loaded model, or any function from an RGB frame to its labels.
+        labels: a loaded model, any function from an RGB frame to its labels, or files of predictions.
         progress: show a bar on stderr.
         space: the classes of a plain function's labels, the data set's own when None.
         limit: only the first frames.
@@ -136,40 +201,21 @@ def evaluate_segmenter(
     Raises:
         UserError: a file of the data set is missing or wrong, or the classes cannot be joined.
     """
-    comparison = Comparison(segmenter, dataset, space)
-    total = Confusion(comparison.space)
-    official = _official(comparison)
+    comparison = Comparison(labels, dataset, space)
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    return fold(comparison.space, map(comparison.count, indices), len(indices), progress)
+
+
+def fold(space: LabelSpace, frames: Iterable[FrameCounts], count: int, progress: bool) -> EvaluationResult:
+    """Add the frames up in the order in which they come: who counted them makes no difference to the last bit."""
+    total = Confusion(space)
+    official: CityscapesScore | None = None
     images = []
     start = time.perf_counter()
-    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    for index in tqdm(indices, desc="evaluate", unit="frame", file=sys.stderr, disable=not progress):
-        frame = comparison[index]
-        one = Confusion(comparison.space)
-        one.update(frame.truth, frame.prediction)
-        total += one
-        images.append(ImageScore(index, frame.sample.name, one.miou()))
-        if official is not None:
-            official(index, frame.predicted)
-    return EvaluationResult(
-        total, tuple(images), time.perf_counter() - start, official.score.result() if official is not None else None
-    )
-
-
-class _Official:
-    """Feeds the official score, which wants label ids and instances rather than train ids."""
-
-    def __init__(self, dataset: Cityscapes, model_space: LabelSpace) -> None:
-        self.score = CityscapesScore()
-        self._dataset = dataset
-        self._to_label_ids = join(model_space, CITYSCAPES_IDS)
-
-    def __call__(self, index: int, predicted: np.ndarray) -> None:
-        truth, instances = self._dataset.label_ids(index), self._dataset.instances(index)
-        self.score.update(truth, self._to_label_ids[predicted], instances)
-
-
-def _official(comparison: Comparison) -> _Official | None:
-    names = set(comparison.model_space.names)
-    if isinstance(comparison.dataset, Cityscapes) and set(CITYSCAPES.names) <= names:
-        return _Official(comparison.dataset, comparison.model_space)
-    return None
+    for frame in tqdm(frames, total=count, desc="evaluate", unit="frame", file=sys.stderr, disable=not progress):
+        total += frame.confusion
+        images.append(ImageScore(frame.index, frame.name, frame.confusion.miou()))
+        if frame.official is not None:
+            official = frame.official if official is None else official + frame.official
+    seconds = time.perf_counter() - start
+    return EvaluationResult(total, tuple(images), seconds, official.result() if official is not None else None)

@@ -12,7 +12,7 @@ import numpy as np
 from mtaclip_core.data.dataset import SegmentationDataset
 from mtaclip_core.drawing import caption, grid, overlay
 from mtaclip_core.labels import CATEGORIES, UNLABELLED, LabelSpace
-from mtaclip_core.metrics.evaluation import ComparedFrame, Comparison, EvaluationResult, ImageScore, LabelFunction
+from mtaclip_core.metrics.evaluation import ComparedFrame, Comparison, EvaluationResult, ImageScore, Labels
 from mtaclip_core.metrics.report import (
     Headline,
     Picture,
@@ -25,7 +25,6 @@ from mtaclip_core.metrics.report import (
     percent,
     write_report,
 )
-from mtaclip_core.runtime.segmenter import Segmenter
 
 SHOWN = 4
 """Worst and best images on the page, each."""
@@ -37,11 +36,11 @@ PANEL_WIDTH = 640
 def write_evaluation_report(
     folder: Path,
     result: EvaluationResult,
-    segmenter: Segmenter | LabelFunction,
+    labels: Labels,
     dataset: SegmentationDataset,
     summary: Mapping[str, Any],
 ) -> Path:
-    """Write `folder/index.html`; the shown images are segmented once more.
+    """Write `folder/index.html`; the shown images are compared once more.
 
     Args:
         summary: the JSON of the evaluation (CONTRACTS.md), for the title and for how it was made.
@@ -66,15 +65,19 @@ def write_evaluation_report(
         table=class_table(result.confusion),
         pictures=(class_bars(result.confusion.iou(), result.space), confusion_heatmap(result.confusion)),
     )
-    sections = [classes, *_category_section(official), *_image_sections(result, Comparison(segmenter, dataset))]
-    details = {name: str(summary[name]) for name in ("command", "data", "split", "backend", "precision")}
+    sections = [classes, *_category_section(official), *_image_sections(result, Comparison(labels, dataset))]
+    details = {
+        name: str(summary[name]) for name in ("command", "data", "split", "backend", "precision") if summary[name]
+    }
+    if summary["model"]["hash"]:
+        details["model"] = f"{model}, sha256 {summary['model']['hash']}"
     return write_report(
         folder / "index.html",
         f"{model} on {summary['data'].partition(':')[0]} {summary['split']}",
         f"Compared in the {len(result.space)} classes of {result.space.name}. Scores in per cent.",
         headline,
         sections,
-        {**details, "model": f"{model}, sha256 {summary['model']['hash']}"},
+        details,
     )
 
 

@@ -1,0 +1,139 @@
+"""Predictions in files: written by us, read back, scored like the official script does, by any number of processes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bundles import make_colour_bundle, paint
+from helpers_miniatures import write_cityscapes, write_png
+
+from mtaclip_core import evaluate
+from mtaclip_core.cli import run
+from mtaclip_core.data.cityscapes import Cityscapes
+from mtaclip_core.labels import CAMVID, CITYSCAPES, CITYSCAPES_LABELS, LABEL_ID_TO_TRAIN_ID
+
+SIZE = (90, 120)
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Path:
+    return write_cityscapes(tmp_path / "city", "val", SIZE)
+
+
+@pytest.fixture
+def predictions(city: Path, tmp_path: Path) -> Path:
+    """Label ids, half of them right, the rest of any class, the ones that are not evaluated included."""
+    data, random = Cityscapes(city, "val"), np.random.default_rng(5)
+    ids = np.array([r.id for r in CITYSCAPES_LABELS], np.uint8)
+    for index, name in enumerate(data.names):
+        truth = data.label_ids(index)
+        guess = cv2.resize(random.choice(ids, (9, 12)), truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        label = np.where(random.random(truth.shape) < 0.5, truth, guess)
+        write_png(tmp_path / "predictions" / "some_city" / f"{name}_leftImg8bit_mine.png", label)
+    return tmp_path / "predictions"
+
+
+def scored(tmp_path: Path, *arguments: object) -> dict:
+    out = tmp_path / "result.json"
+    assert evaluate.main([*map(str, arguments), "--json", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def failure(monkeypatch, capsys, *arguments: object) -> str:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        run(evaluate.main)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+
+
+def test_files_are_scored_as_by_the_official_script(city, predictions, tmp_path, monkeypatch):
+    script = pytest.importorskip(
+        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
+        reason="cityscapesscripts, or pyquaternion for it, is not installed",
+    )
+    if not hasattr(np, "in1d"):
+        monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # the script's name for it, gone in NumPy 2.4
+    arguments = copy.copy(script.args)
+    arguments.quiet, arguments.JSONOutput = True, False
+    truths = sorted(map(str, city.glob("gtFine/val/*/*_labelIds.png")))
+    files = [str(next(predictions.rglob(f"{Path(t).name.removesuffix('_gtFine_labelIds.png')}*"))) for t in truths]
+    expected = script.evaluateImgLists(files, truths, arguments)
+    data = ("--data", f"cityscapes:{city}", "--split", "val")
+    result = scored(tmp_path, "--predictions", predictions, *data, "--processes", 1)
+    assert result["cityscapes"]["confMatrix"] == expected["confMatrix"]
+    for key in ("classScores", "classInstScores", "categoryScores", "categoryInstScores"):
+        for name, theirs in expected[key].items():
+            ours = result["cityscapes"][key][name]
+            assert math.isnan(theirs) if ours is None else ours == pytest.approx(theirs, abs=1e-9), (key, name)
+    assert result["miou"] == pytest.approx(expected["averageScoreClasses"], abs=1e-9)
+    assert 0.2 < result["miou"] < 0.8
+
+
+def test_several_processes_give_the_same_numbers_to_the_last_bit(city, predictions, tmp_path):
+    data = ("--data", f"cityscapes:{city}", "--split", "val", "--predictions", predictions)
+    one, two = (scored(tmp_path, *data, "--processes", n) for n in (1, 2))
+    for result in (one, two):
+        del result["seconds"], result["command"]
+    assert one == two
+
+
+def test_two_processes_of_a_model_write_what_one_reads_back(tmp_path, capsys):
+    """Painted CamVid: the model is right everywhere, and its files score as it does itself."""
+    for i in range(3):
+        image, label = paint(CAMVID, SIZE, seed=i)
+        write_png(tmp_path / "camvid" / "val" / f"0001TP_{i}.png", image)
+        write_png(tmp_path / "camvid" / "valannot" / f"0001TP_{i}.png", label)
+    data = ("--data", f"camvid:{tmp_path / 'camvid'}", "--split", "val")
+    model, written = make_colour_bundle(tmp_path / "colour", CAMVID, SIZE), tmp_path / "written"
+    result = scored(tmp_path, "--model", model, *data, "--processes", 2, "--write-predictions", written)
+    assert result["miou"] == 1.0 and result["model"]["name"] == "colour"
+    assert sorted(p.name for p in written.iterdir()) == [f"0001TP_{i}.png" for i in range(3)]
+    again = scored(tmp_path, "--predictions", written, *data, "--report", tmp_path / "report")
+    assert again["per_class"] == result["per_class"] and again["backend"] is None
+    assert "None" not in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_cityscapes_is_written_in_label_ids_and_read_in_train_ids_too(city, tmp_path):
+    for path in city.glob("leftImg8bit/val/*/*.png"):
+        name = path.name.removesuffix("_leftImg8bit.png")
+        label = Cityscapes(city, "val").label(Cityscapes(city, "val").names.index(name))
+        write_png(path, CITYSCAPES.palette[label])
+        write_png(tmp_path / "train_ids" / f"{name}_trainIds.png", label)
+    data = ("--data", f"cityscapes:{city}", "--split", "val")
+    model = make_colour_bundle(tmp_path / "street", CITYSCAPES, SIZE)
+    scored(tmp_path, "--model", model, *data, "--write-predictions", tmp_path / "written")
+    written = cv2.imread(str(next((tmp_path / "written").glob("*.png"))), cv2.IMREAD_UNCHANGED)
+    assert written.dtype == np.uint8 and written.ndim == 2
+    assert (LABEL_ID_TO_TRAIN_ID[written[written != 255]] < 19).all() and written.max() > 19
+    for folder, ids in (("written", "label"), ("train_ids", "train")):
+        result = scored(tmp_path, "--predictions", tmp_path / folder, "--prediction-ids", ids, *data)
+        assert result["miou"] == 1.0
+
+
+def test_what_is_wrong_with_the_files_is_one_line(city, predictions, tmp_path, monkeypatch, capsys):
+    data = ("--data", f"cityscapes:{city}", "--split", "val", "--processes", 1)
+    files = sorted(predictions.rglob("*.png"))
+
+    def error(*arguments: object) -> str:
+        return failure(monkeypatch, capsys, "--predictions", predictions, *data, *arguments)
+
+    twin = write_png(predictions / files[0].name, np.zeros(SIZE, np.uint8))
+    assert "several predictions of" in error() and "some_city" in error()
+    twin.unlink()
+    write_png(files[0], np.full(SIZE, 77, np.uint8))
+    assert "unknown label id 77" in error()
+    write_png(files[0], np.zeros((45, 60), np.uint8))
+    assert f"{files[0]} is 45x60 but the label of" in error()
+    assert files[0].name in error("--processes", 2)
+    files[0].unlink()
+    assert "no prediction" in error() and "_leftImg8bit" not in error()
+    assert "no such folder" in failure(monkeypatch, capsys, "--predictions", tmp_path / "none", *data)
+    assert "not allowed with" in failure(monkeypatch, capsys, "--predictions", predictions, "--model", "x", *data)
