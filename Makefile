@@ -20,11 +20,13 @@ ifdef ROS_DISTRO
 unexport LD_LIBRARY_PATH ROS_DISTRO
 endif
 
-.PHONY: help run test setup clean
+.PHONY: help run test bench soak setup clean
 
 help:
 	@echo 'make run     segment a generated drive with the real node: table, video and report in runs/ (installs what it needs)'
 	@echo 'make test    all tests, ruff and mypy (installs PyTorch too, about 7 GB); ARGS="-k bag" goes to pytest'
+	@echo 'make bench   speed of the model, of the node and of the transport, as JSON in runs/bench/ (12 minutes; ARGS=--quick: 3)'
+	@echo 'make soak    100,000 frames, 1,000,000 hostile messages and 1,000 transitions: does the node stay as it was? (10 minutes)'
 	@echo 'make setup   everything into $(VENV), for work on the project'
 	@echo 'make clean   delete $(VENV) and what the tools left; runs/ stays'
 	@echo 'PYTHON=python3.11 picks the interpreter for any of them'
@@ -39,6 +41,17 @@ test:
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -n 2 --dist loadfile --durations=15 $(ARGS)
+
+# Numbers of different machines, or of one that has other work, do not compare.
+bench:
+	$(call install,$(ONBOARD))
+	$(PY) -m mtaclip_core.benchmark --model street-tiny --size 360x480 --json runs/bench/model.json
+	$(PY) -m mtaclip_ros.node_benchmark $(ARGS) --json runs/bench/node.json
+	$(PY) -m mtaclip_ros.transport_matrix $(ARGS) --json runs/bench/transport.json
+
+soak:
+	$(call install,$(ONBOARD))
+	$(PY) -m mtaclip_ros.soak --json runs/soak.json $(ARGS)
 
 setup:
 	$(call install,$(ALL))

@@ -12,7 +12,8 @@ from mtaclip_core.labels import LabelSpace
 
 def colourise(label: np.ndarray, space: LabelSpace) -> np.ndarray:
     """(H, W) uint8 ids -> (H, W, 3) uint8 RGB in the classes' colours; black where unlabelled."""
-    return space.palette[label]
+    # several times faster than indexing, and without the GIL
+    return cv2.LUT(cv2.cvtColor(label, cv2.COLOR_GRAY2RGB), space.palette[None])
 
 
 def overlay(image: np.ndarray, label: np.ndarray, space: LabelSpace, alpha: float = 0.5) -> np.ndarray:

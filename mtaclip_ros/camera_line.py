@@ -149,6 +149,7 @@ class CameraLine:
             "segment": segment_seconds,
             "publish": end - start,
             "node": end - arrival.received,
+            "own": end - arrival.received - segment_seconds,
         }
         if header.stamp.sec or header.stamp.nanosec:
             age = self._node.get_clock().now() - Time.from_msg(header.stamp)

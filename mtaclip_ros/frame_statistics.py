@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-STAGES = ("decode", "segment", "publish", "node", "latency")
-"""Stage times; `node` is from receiving to the end of publishing, `latency` from the header's stamp to that end."""
+STAGES = ("decode", "segment", "publish", "node", "own", "latency")
+"""Stage times; `node` is from receiving to the end of publishing, `own` the same without `segment` (what a frame waits
+in its mailbox is in both), `latency` from the header's stamp to that end."""
 
 _WINDOW = 300
 _RATE_SECONDS = 5.0

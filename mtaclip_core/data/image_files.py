@@ -44,8 +44,10 @@ def read_ids(path: Path, table: np.ndarray, space: str) -> np.ndarray:
     values = _decode(path, cv2.IMREAD_UNCHANGED)
     if values.ndim != 2 or values.dtype != np.uint8:
         raise UserError(f"{path}: expected a single-channel 8-bit label image of ids, found {_kind(values)}")
-    # Its float32 counts may round, but never to zero.
-    present = np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256]))
+    present = np.arange(int(values.max()) + 1)
+    if (table[present] == NO_ID).any():
+        # The histogram's float32 counts may round, but never to zero.
+        present = np.flatnonzero(cv2.calcHist([values], [0], None, [256], [0, 256]))
     unknown = present[table[present] == NO_ID]
     if unknown.size:
         raise UserError(f"{path}: unknown label id {some([str(v) for v in unknown])}; expected {space}")

@@ -7,6 +7,7 @@ script `evalPixelLevelSemanticLabeling` of `cityscapesscripts`.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from mtaclip_core.labels import CITYSCAPES_IDS, CITYSCAPES_LABELS, UNLABELLED
@@ -29,7 +30,7 @@ _CLASS_OF_LABEL_ID = np.full(256, -1)
 for _index, _name in enumerate(AVERAGE_SIZE):
     _CLASS_OF_LABEL_ID[_ROWS[_name].id] = _index
 _CATEGORIES = ("human", "vehicle")
-_CATEGORY_OF_LABEL_ID = np.full(256, -1)
+_CATEGORY_OF_LABEL_ID = np.full(256, 255, np.uint8)
 for _row in CITYSCAPES_LABELS:
     if _row.category in _CATEGORIES:
         _CATEGORY_OF_LABEL_ID[_row.id] = _CATEGORIES.index(_row.category)
@@ -53,7 +54,7 @@ class InstanceIoU:
         """Count one image.
 
         Args:
-            instances: (H, W) integers of an instanceIds file: label id x 1000 + running number.
+            instances: (H, W) uint16 of an instanceIds file: label id x 1000 + running number.
             prediction: (H, W) uint8 label ids (not train ids).
 
         Raises:
@@ -61,15 +62,15 @@ class InstanceIoU:
         """
         if instances.shape != prediction.shape:
             raise ValueError(f"instances {instances.shape} and prediction {prediction.shape} differ in shape")
-        inside = instances > _FIRST_INSTANCE
-        values, predicted = instances[inside].astype(np.int64), prediction[inside]
+        inside = np.flatnonzero(instances > _FIRST_INSTANCE)  # and not a mask, which takes twice as long to apply
+        values, predicted = np.take(instances, inside), np.take(prediction, inside)
         if not values.size:
             return
-        label_ids = values // 1000
+        label_ids = (values // 1000).astype(np.uint8)
         sizes = np.bincount(values)
         right = np.bincount(values[predicted == label_ids], minlength=len(sizes))
-        truth_category = _CATEGORY_OF_LABEL_ID[np.minimum(label_ids, UNLABELLED)]
-        akin = np.bincount(values[_CATEGORY_OF_LABEL_ID[predicted] == truth_category], minlength=len(sizes))
+        categories = [cv2.LUT(ids, _CATEGORY_OF_LABEL_ID) for ids in (predicted, label_ids)]
+        akin = np.bincount(values[(categories[0] == categories[1])[:, 0]], minlength=len(sizes))
         average = np.array(list(AVERAGE_SIZE.values()))
         present = np.flatnonzero(sizes)
         classes = _CLASS_OF_LABEL_ID[np.minimum(present // 1000, UNLABELLED)]
