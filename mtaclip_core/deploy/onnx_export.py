@@ -60,7 +60,7 @@ def export_onnx(graph: DeployedSegmenter) -> bytes:
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     sides = {0: _dim("B", 1, MAX_BATCH), 1: _dim("H", 8, MAX_SIDE), 2: _dim("W", 8, MAX_SIDE)}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 _WithClassMaps(graph).eval(),
                 (example,),
@@ -76,7 +76,7 @@ def export_onnx(graph: DeployedSegmenter) -> bytes:
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this model cannot be exported to ONNX: {_reason(error)}") from error
     assert program is not None
-    with _quiet():
+    with quiet():
         _simplify(program.model)
     model = program.model_proto
     del model.graph.output[2]
@@ -200,7 +200,7 @@ def _dim(name: str, least: int, most: int) -> torch.export.Dim:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter prints its steps and warns about its own deprecations."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
