@@ -20,11 +20,15 @@ ARGUMENTS = {
     "image": ("/camera/image_raw", "topic of the images in the bag"),
     "labels": ("", "topic of the ground truth (default: /camera/label_gt where the bag has it)"),
     "rate": ("1.0", "factor on the recorded speed"),
+    "from": ("0.0", "begin so many seconds after the bag's start"),
+    "to": ("inf", "end before so many seconds after the bag's start"),
+    "min_miou": ("", "fail where the mIoU (0-1) is below"),
+    "use_sim_time": ("false", "the bag's time on /clock, and the node on it"),
     "namespace": ("", "namespace of the node"),
     "model": ("", "bundle, in place of model.path in the parameter file"),
     "backend": ("", "in place of model.backend in the parameter file"),
 }
-PASSED_ON = ("image", "namespace", "model", "backend")
+PASSED_ON = ("image", "namespace", "model", "backend", "use_sim_time")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -52,6 +56,9 @@ def evaluation_arguments(given: dict[str, str]) -> list[str]:
     node = "/".join(["", *filter(None, given["namespace"].split("/")), "mtaclip"])
     arguments = ["--bag", given["bag"], "--report", given["report"], "--json", f"{given['report']}/live.json"]
     arguments += ["--image-topic", given["image"], "--rate", given["rate"], "--namespace", node, "--wait-for", "60"]
+    arguments += ["--from", given["from"], "--to", given["to"]]
+    arguments += ["--clock"] if given["use_sim_time"].lower() in ("true", "1") else []
+    arguments += ["--min-miou", given["min_miou"]] if given["min_miou"] else []
     return arguments + (["--label-topic", given["labels"]] if given["labels"] else [])
 
 

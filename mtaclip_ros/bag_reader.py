@@ -1,74 +1,70 @@
-"""Reading rosbag2 folders in plain Python (mcap or sqlite3): topics, images, the classes of a label topic."""
+"""Reading bags in plain Python (mcap or sqlite3), whole or broken: topics, images, the classes of a label topic."""
 
 from __future__ import annotations
 
-import json
+import math
 import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.interfaces import Connection, Qos
-from rosbags.typesys import Stores, get_typestore
-
 from mtaclip_core.cli import UserError
-from mtaclip_core.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, LabelSpace
+from mtaclip_core.labels import LabelSpace
+from mtaclip_ros.bag_index import open_source
+from mtaclip_ros.bag_source import Record, Topic
+from mtaclip_ros.label_messages import parse_classes
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 STRING = "std_msgs/msg/String"
+CAMERA_TYPES = (IMAGE, COMPRESSED_IMAGE)
 IMAGE_TOPIC = "/camera/image_raw"
 LABEL_TOPIC = "/camera/label_gt"
 _NANOSECONDS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Topic:
-    """One topic of a bag.
-
-    Attributes:
-        name, msgtype: for example `/camera/image_raw`, `sensor_msgs/msg/Image`.
-        count: messages recorded.
-        qos: what the recorded publishers offered, empty where the recorder did not say.
-    """
-
-    name: str
-    msgtype: str
-    count: int
-    qos: tuple[Qos, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One recorded message, still serialised: `recorded` is the recorder's time in ns, `data` little-endian CDR."""
-
-    topic: str
-    msgtype: str
-    recorded: int
-    data: bytes
+_FOREVER = 2**63 - 1
+_LATE = 2.0  # seconds by which a label may be recorded before or after its image
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One recorded sensor_msgs/Image: `stamp` is its header's in ns, `recorded` the recorder's time in ns."""
+    """One recorded image: `stamp` is its header's in ns, `recorded` the recorder's time in ns, `seconds` the same
+    after the bag's first message."""
 
     stamp: int
     recorded: int
+    seconds: float
     message: Any
 
 
-class Bag:
-    """A rosbag2 folder, open for reading; a context manager.
+@dataclass(frozen=True)
+class Window:
+    """The part of a bag that is looked at.
 
     Attributes:
-        path: the folder.
+        start, stop: seconds of recorded time after the bag's first message; `stop` itself is left out.
+        every: of the images in between, the first and then one of so many.
+    """
+
+    start: float = 0.0
+    stop: float = math.inf
+    every: int = 1
+
+
+WHOLE = Window()
+
+
+class Bag:
+    """A rosbag2 folder, or a single .mcap or .db3 file, open for reading; a context manager.
+
+    A bag that breaks off, whose recorder died or whose metadata.yaml is missing, is read as far as it goes.
+
+    Attributes:
+        path: the folder or file.
         topics: by name, sorted.
 
     Raises:
-        UserError: no such folder, not a bag, broken, or without a single message.
+        UserError: no such path, not a bag, or without a single whole message.
     """
 
     path: Path
@@ -76,21 +72,11 @@ class Bag:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise UserError(f"no bag at '{path}': expected a rosbag2 folder (metadata.yaml beside .mcap or .db3)")
-        if not (self.path / "metadata.yaml").is_file():
-            raise UserError(f"'{path}' is not a rosbag2 folder: it has no metadata.yaml; name the bag's folder itself")
-        try:
-            self._reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_KILTED))
-            self._reader.open()
-        except (AnyReaderError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"bag '{path}' cannot be read: {error}; was its recorder stopped properly?") from error
-        self.topics = {
-            name: Topic(name, info.msgtype or "several types", info.msgcount, _offered(info.connections))
-            for name, info in self._reader.topics.items()
-        }
+        self._source = open_source(self.path)
+        self._damaged: set[tuple[str, int]] = set()
+        self.topics = self._source.topics
         if not any(t.count for t in self.topics.values()):
-            self._reader.close()
+            self._source.close()
             raise UserError(f"bag '{path}' is empty: it holds no message on any topic")
 
     def __enter__(self) -> Bag:
@@ -100,9 +86,27 @@ class Bag:
         self.close()
 
     def close(self) -> None:
-        self._reader.close()
+        self._source.close()
 
-    def require(self, name: str, msgtype: str) -> Topic:
+    @property
+    def broken(self) -> str | None:
+        """What is missing of the bag, as one line; None for a whole one. Some breaks are known only after reading."""
+        said = [self._source.broken] if self._source.broken else []
+        if self._damaged:
+            said.append(f"damaged messages passed over: {len(self._damaged)}")
+        return f"bag '{self.path}' is incomplete: {'; '.join(said)}" if said else None
+
+    @property
+    def start(self) -> int:
+        """The recorder's time of the first message, ns."""
+        return self._source.start
+
+    @property
+    def length(self) -> float:
+        """Seconds from the first message to the last."""
+        return (self._source.stop - self._source.start) * 1e-9
+
+    def require(self, name: str, *msgtypes: str) -> Topic:
         """The topic `name`.
 
         Raises:
@@ -112,48 +116,77 @@ class Bag:
         if topic is None:
             there = ", ".join(f"{t.name} ({t.msgtype}, {t.count})" for t in self.topics.values())
             raise UserError(f"bag '{self.path}' has no topic '{name}'; it has: {there}")
-        if topic.msgtype != msgtype:
-            raise UserError(f"topic '{name}' of bag '{self.path}' is {topic.msgtype}, expected {msgtype}")
+        if topic.msgtype not in msgtypes:
+            raise UserError(f"topic '{name}' of bag '{self.path}' is {topic.msgtype}, expected {' or '.join(msgtypes)}")
         if topic.count == 0:
             raise UserError(f"topic '{name}' of bag '{self.path}' holds no message")
         return topic
 
     def rate(self, topic: str) -> float:
         """Messages per second of a topic over the length of the bag, within 1 to 120; 15 for a single message."""
-        count, seconds = self.topics[topic].count, self._reader.duration * 1e-9
+        count, seconds = self.topics[topic].count, self.length
         return min(max((count - 1) / seconds, 1.0), 120.0) if count > 1 and seconds > 0 else 15.0
 
-    def records(self, topics: Collection[str] | None = None) -> Iterator[Record]:
-        """Messages in recorded order; `topics` None means all of them."""
-        for connection, recorded, data in self._messages(topics):
-            yield Record(connection.topic, connection.msgtype, recorded, bytes(data))
+    def expected(self, topic: str, window: Window = WHOLE) -> int:
+        """About how many images of a topic a window holds, for progress bars: as if they were spread evenly."""
+        length = self.length
+        share = (min(window.stop, length) - window.start) / length if length > 0 else 1.0
+        return max(1, math.ceil(self.topics[topic].count * min(max(share, 0.0), 1.0) / window.every))
 
-    def images(self, topic: str) -> Iterator[ImageRecord]:
-        """The images of one topic, as objects with the fields of sensor_msgs/Image (`data`: (N,) uint8)."""
+    def records(self, topics: Collection[str] | None = None, window: Window = WHOLE) -> Iterator[Record]:
+        """Messages in recorded order; `topics` None means all of them. `window.every` is for images only."""
+        start = self.start + round(window.start * _NANOSECONDS)
+        stop = _FOREVER if math.isinf(window.stop) else self.start + round(window.stop * _NANOSECONDS)
+        return self._source.records(topics, start, stop)
+
+    def images(self, topic: str, window: Window = WHOLE) -> Iterator[ImageRecord]:
+        """The images of one topic, as objects with the fields of its type (`data`: (N,) uint8).
+
+        A message whose bytes are no message of its type is passed over, and told by `broken`.
+        """
+        self.require(topic, *CAMERA_TYPES)
+        for index, record in enumerate(self.records([topic], window)):
+            if index % window.every == 0:
+                try:
+                    message: Any = self._source.deserialize(record.data, record.msgtype)
+                except ValueError:
+                    self._damaged.add((topic, record.recorded))
+                    continue
+                seconds = (record.recorded - self.start) / _NANOSECONDS
+                yield ImageRecord(stamp_ns(message), record.recorded, seconds, message)
+
+    def labels(self, topic: str, window: Window = WHOLE) -> Iterator[ImageRecord]:
+        """The labels for the images of a window: all that were recorded in it, and somewhat before and after."""
         self.require(topic, IMAGE)
-        for connection, recorded, data in self._messages([topic]):
-            message: Any = self._reader.deserialize(data, connection.msgtype)
-            yield ImageRecord(stamp_ns(message), recorded, message)
+        return self.images(topic, Window(max(0.0, window.start - _LATE), window.stop + _LATE))
 
     def first(self, topic: str, msgtype: str) -> Any:
-        """The first message of a topic, deserialised."""
+        """The first message of a topic, deserialised.
+
+        Raises:
+            UserError: there is none, or it cannot be read.
+        """
         self.require(topic, msgtype)
-        connection, _, data = next(iter(self._messages([topic])))
-        return self._reader.deserialize(data, connection.msgtype)
+        record = next(iter(self.records([topic])), None)
+        if record is None:
+            raise UserError(f"the first message on '{topic}' cannot be read: {self.broken}")
+        try:
+            return self._source.deserialize(record.data, msgtype)
+        except ValueError as error:
+            raise UserError(f"the first message on '{topic}' of bag '{self.path}' is damaged: {error}") from error
 
     def classes(self, label_topic: str) -> LabelSpace:
-        """The classes of a label topic, from its latched JSON on `<label_topic>/classes`.
+        """The classes of a label topic, from the latched JSON on `<label_topic>/classes`, or, as the node and
+        `replay --write-labels` name it, on `classes` beside the label.
 
         Raises:
             UserError: the bag has no such topic, or its text is not a list of {id, name, colour}.
         """
         name = f"{label_topic}/classes"
+        beside = f"{label_topic.rpartition('/')[0]}/classes"
+        if name not in self.topics and beside in self.topics:
+            name = beside
         return parse_classes(self.first(name, STRING).data, name)
-
-    def _messages(self, topics: Collection[str] | None) -> Iterator[tuple[Connection, int, bytes]]:
-        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        if wanted:
-            yield from self._reader.messages(connections=wanted)
 
 
 def stamp_ns(message: Any) -> int:
@@ -168,45 +201,8 @@ def header_stamp_ns(data: bytes) -> int:
     return seconds * _NANOSECONDS + nanoseconds
 
 
-def label_array(message: Any, topic: str) -> np.ndarray:
-    """The ids in a label message: (H, W) uint8, a view of the message's bytes, row padding left out.
-
-    Raises:
-        UserError: not 8 bits in one channel, or its bytes do not fit its size.
-    """
-    height, width, step = int(message.height), int(message.width), int(message.step)
-    if message.encoding not in ("mono8", "8UC1"):
-        raise UserError(f"labels on {topic} have encoding '{message.encoding}'; expected mono8, one id per pixel")
-    data = np.frombuffer(message.data, np.uint8)
-    if height < 1 or width < 1 or step < width or data.size < step * height:
-        raise UserError(f"a label on {topic} says {height}x{width} with step {step}, but holds {data.size} bytes")
-    return data[: step * height].reshape(height, step)[:, :width]
-
-
-def parse_classes(text: str, source: str) -> LabelSpace:
-    """A label space from the JSON `[{"id": 0, "name": "road", "colour": [r, g, b]}, ...]` of a classes topic.
-
-    A list with the ids and names of a known space carries that space's name, so that the joins between known spaces
-    (19 Cityscapes -> 11 CamVid classes) hold for messages too.
-
-    Raises:
-        UserError: not such a list; `source` says where the text came from.
-    """
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{source}: not JSON ({error}); expected a list of {{id, name, colour}}") from error
-    if not isinstance(rows, list):
-        raise UserError(f"{source}: expected a JSON list of {{id, name, colour}}, got {type(rows).__name__}")
-    space = LabelSpace.from_list(source, rows)
-    for known in (CAMVID, CITYSCAPES, CITYSCAPES_IDS):
-        if space.ids == known.ids and [n.lower() for n in space.names] == [n.lower() for n in known.names]:
-            return LabelSpace(known.name, space.classes)
-    return space
-
-
 def pair_by_stamp(images: Iterator[ImageRecord], labels: Iterator[ImageRecord]) -> Iterator[tuple[ImageRecord, Any]]:
-    """Every image with the label message of equal stamp, or with None.
+    """Every image with the label message of equal stamp, or with None; `labels` as `Bag.labels` gives them.
 
     Both come in recorded order; a label may be recorded somewhat before or after its image, so labels are looked up to
     one second (of recorded time) ahead, and forgotten when they are two seconds behind.
@@ -224,10 +220,3 @@ def pair_by_stamp(images: Iterator[ImageRecord], labels: Iterator[ImageRecord]) 
         yield image, found.message if found else None
         for stamp in [s for s, kept in waiting.items() if kept.recorded < image.recorded - 2 * _NANOSECONDS]:
             del waiting[stamp]
-
-
-def _offered(connections: Collection[Connection]) -> tuple[Qos, ...]:
-    profiles: list[Qos] = []
-    for connection in connections:
-        profiles += getattr(connection.ext, "offered_qos_profiles", [])
-    return tuple(profiles)

@@ -6,13 +6,14 @@ import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.labels import LabelSpace, common_space
 from mtaclip_core.metrics.confusion import Confusion
+from mtaclip_ros.flicker import Flicker
 
 Outcome = Literal["labelled", "dropped", "bad"]
 
@@ -23,11 +24,12 @@ class FrameRecord:
 
     Attributes:
         index: position in the bag, from 0.
-        seconds: its stamp after the first frame's.
+        seconds: of recorded time, after the first message of the bag; what `--from` and `--to` count.
         outcome: `labelled`, `dropped` (no label came) or `bad` (no picture in the message).
         miou: over the classes of this frame, None without ground truth or label.
         latency_ms: None without a label.
         label_crc32: of the label's bytes in the model's ids, None without a label: equal labels have equal ones.
+        flicker, label_change: against the frame before, 0-1 as `Flicker` defines them; None without a pair.
     """
 
     index: int
@@ -36,6 +38,8 @@ class FrameRecord:
     miou: float | None = None
     latency_ms: float | None = None
     label_crc32: int | None = None
+    flicker: float | None = None
+    label_change: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class DriveScore:
     Attributes:
         space: where both are compared, the coarser of the two.
         frames: one record per frame so far.
+        confusion, flicker: of all frames so far, over `space`.
+        scored: frames with a label and ground truth.
 
     Raises:
         UserError: the two spaces cannot be joined.
@@ -84,13 +90,14 @@ class DriveScore:
         if self.truth is not None:
             self.space, self._of_model, self._of_truth = common_space(self.model, self.truth)
         self.confusion = Confusion(self.space)
+        self.flicker = Flicker(self.space)
         self.scored = 0
 
-    def add(self, stamp: int, prediction: np.ndarray, truth: np.ndarray | None, latency_ms: float) -> Scored:
+    def add(self, seconds: float, prediction: np.ndarray, truth: np.ndarray | None, latency_ms: float) -> Scored:
         """Count a labelled frame.
 
         Args:
-            stamp: ns.
+            seconds: as in `FrameRecord`.
             prediction: (H, W) uint8, ids of `model`.
             truth: (H, W) uint8, ids of `truth`, or None for a frame without ground truth.
 
@@ -112,23 +119,48 @@ class DriveScore:
             self.confusion += one
             self.scored += 1
         checksum = zlib.crc32(np.ascontiguousarray(prediction).data)
-        record = self._record(stamp, "labelled", miou, latency_ms, checksum)
+        flicker, change = self.flicker.add(predicted, actual)
+        record = self._record(seconds, "labelled", miou, latency_ms, checksum, flicker, change)
         return Scored(predicted, actual, record)
 
-    def add_dropped(self, stamp: int) -> FrameRecord:
+    def add_dropped(self, seconds: float) -> FrameRecord:
         """Count a frame for which no label came."""
-        return self._record(stamp, "dropped")
+        self.flicker.interrupt()
+        return self._record(seconds, "dropped")
 
-    def add_bad(self, stamp: int, reason: str) -> FrameRecord:
+    def add_bad(self, seconds: float, reason: str) -> FrameRecord:
         """Count a frame whose message holds no usable picture."""
         self.bad[reason] = self.bad.get(reason, 0) + 1
-        return self._record(stamp, "bad")
+        self.flicker.interrupt()
+        return self._record(seconds, "bad")
+
+    def __add__(self, other: DriveScore) -> DriveScore:
+        """Both drives as one; where only one of them has ground truth, its classes are those of the sum.
+
+        Raises:
+            UserError: their ground truths are of different classes.
+        """
+        if not isinstance(other, DriveScore):
+            return NotImplemented
+        first, second = (self, other) if self.scored or not other.scored else (other, self)
+        same = first.space == second.space
+        if second.scored and not same:
+            raise UserError(
+                f"the ground truths hold different classes ({first.space.name}, {second.space.name}): judge such bags "
+                f"one at a time"
+            )
+        both = DriveScore(first.model, first.truth, self.frames + other.frames)
+        both.bad = {r: self.bad.get(r, 0) + other.bad.get(r, 0) for r in {**self.bad, **other.bad}}
+        both.scored = first.scored + second.scored
+        both.confusion = first.confusion + second.confusion if same else first.confusion
+        both.flicker = first.flicker + second.flicker if same else first.flicker
+        return both
 
     def count(self, outcome: Outcome) -> int:
         return sum(f.outcome == outcome for f in self.frames)
 
-    def result(self, run: Run, *, command: str, seconds: float, fps: float | None) -> dict[str, object]:
-        """The JSON of `replay` and `evaluate_live` (CONTRACTS.md), as plain values.
+    def result(self, run: Run, *, command: str, seconds: float, fps: float | None) -> dict[str, Any]:
+        """The numbers of `replay` and `evaluate_live` for their JSON, as plain values.
 
         Args:
             command: as `command_line` gives it.
@@ -151,22 +183,13 @@ class DriveScore:
             "frames_labelled": self.count("labelled"),
             "frames_dropped": self.count("dropped"),
             "frames_bad": dict(self.bad),
+            "flicker": self.flicker.result(),
             "latency_ms": percentiles(latencies),
             "fps": None if fps is None else round(fps, 3),
         }
 
-    def _record(
-        self,
-        stamp: int,
-        outcome: Outcome,
-        miou: float | None = None,
-        latency_ms: float | None = None,
-        label_crc32: int | None = None,
-    ) -> FrameRecord:
-        if not self.frames:
-            self._first = stamp
-        seconds = (stamp - self._first) * 1e-9
-        record = FrameRecord(len(self.frames), seconds, outcome, miou, latency_ms, label_crc32)
+    def _record(self, seconds: float, outcome: Outcome, *values: Any) -> FrameRecord:
+        record = FrameRecord(len(self.frames), seconds, outcome, *values)
         self.frames.append(record)
         return record
 
@@ -189,8 +212,11 @@ def table(result: Mapping[str, object]) -> str:
     latency = result["latency_ms"]
     bad = result["frames_bad"]
     assert isinstance(latency, Mapping) and isinstance(bad, Mapping)
+    flicker = result["flicker"]
+    assert isinstance(flicker, Mapping)
     rows = [
         ("mIoU", _number(result["miou"], "{:.4f}")),
+        ("label flicker", _number(flicker["share"], "{:.2%}")),
         ("frames in", str(result["frames_in"])),
         ("frames labelled", str(result["frames_labelled"])),
         ("frames dropped", str(result["frames_dropped"])),

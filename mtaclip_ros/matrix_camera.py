@@ -10,7 +10,7 @@ import json
 import time
 
 from mtaclip_core.cli import Parser, run, size
-from mtaclip_ros.play import wait_for_subscribers
+from mtaclip_ros.bag_player import wait_for_subscribers
 from mtaclip_ros.processes import die_with_parent, exit_on_sigterm
 
 _DEPTH = 5  # what camera drivers have

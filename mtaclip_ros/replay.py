@@ -1,39 +1,41 @@
-"""Evaluate a model on a bag, offline: the bag is read in code, every frame goes through the node's own pipeline.
+"""Evaluate a model on bags, offline: a bag is read in code, every frame goes through the node's own pipeline.
 
 No DDS, no rclpy, no clock: the labels depend on the bag and the model only.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mtaclip_core.cli import Parser, run
-from mtaclip_core.files import prepare_file, write_text
-from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, Segmenter, load_segmenter
-from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, Bag, label_array, pair_by_stamp
-from mtaclip_ros.drive_score import DriveScore, Run, command_line, table
+from mtaclip_core.cli import Parser, UserError, run
+from mtaclip_core.files import prepare_file
+from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, load_segmenter
+from mtaclip_ros.bag_reader import Bag, Window, pair_by_stamp
+from mtaclip_ros.camera_region import Region
+from mtaclip_ros.drive_arguments import (
+    add_part_arguments,
+    add_result_arguments,
+    add_topic_arguments,
+    check_min_miou,
+    window_of,
+)
+from mtaclip_ros.drive_cameras import Camera, cameras_of
+from mtaclip_ros.drive_result import Drive, combined, conclude, warn_incomplete
+from mtaclip_ros.drive_score import DriveScore, Run, command_line
 from mtaclip_ros.image_codec import BadImage, Frame
+from mtaclip_ros.label_messages import label_array
+from mtaclip_ros.label_writer import LabelWriter, open_labels
 from mtaclip_ros.pipeline import Pipeline
 from mtaclip_ros.report import DriveReport
-
-
-def label_topic_of(bag: Bag, asked: str | None) -> str | None:
-    """The topic with ground truth: the one asked for, else `/camera/label_gt` where the bag has it, else None.
-
-    Raises:
-        UserError: the topic asked for is not in the bag, or holds no images.
-    """
-    if asked is None:
-        return LABEL_TOPIC if LABEL_TOPIC in bag.topics and bag.topics[LABEL_TOPIC].count else None
-    return bag.require(asked, IMAGE).name
+from mtaclip_ros.report_index import Reports, drive_names
 
 
 def rgb(frame: Frame) -> np.ndarray:
@@ -43,113 +45,147 @@ def rgb(frame: Frame) -> np.ndarray:
 
 def replay(
     bag: Bag,
-    segmenter: Segmenter,
+    camera: Camera,
+    pipeline: Pipeline,
+    score: DriveScore,
     *,
-    image_topic: str = IMAGE_TOPIC,
-    label_topic: str | None = None,
-    report_folder: Path | None = None,
-    command: str = "",
-    video: bool = True,
-) -> dict[str, Any]:
-    """Segment every image of a bag and compare with its ground truth where it has any.
+    window: Window,
+    report: DriveReport | None = None,
+    labels: LabelWriter | None = None,
+) -> float | None:
+    """Segment the images of one camera of a bag, and compare with its ground truth where it has any.
 
     Args:
-        bag: open; its labels are those of `label_topic`, see `label_topic_of`.
-        report_folder: where to write the report, None for none.
-        command: noted in the result.
+        score: counts the frames; latency is decode + segment.
+        report: takes them too; finished by the caller.
+        labels: gets every label that was made.
 
     Returns:
-        The JSON of CONTRACTS.md as plain values; `latency_ms` is decode + segment, `fps` frames per second of both.
+        Frames per second of decode + segment, None without a labelled frame.
+
+    Raises:
+        UserError: an image and its ground truth differ in size, or the window holds no image.
     """
-    started = time.monotonic()
-    images = bag.require(image_topic, IMAGE)
-    truth_topic = label_topic_of(bag, label_topic)
-    space = None if truth_topic is None else bag.classes(truth_topic)
-    score = DriveScore(segmenter.space, space)
-    pipeline = Pipeline(segmenter)
-    labels = iter(()) if truth_topic is None else bag.images(truth_topic)
+    truth_topic = camera.truth(bag)
+    truths = iter(()) if truth_topic is None else bag.labels(truth_topic, window)
     busy = 0.0
-    report = None
-    if report_folder is not None:
-        report = DriveReport(report_folder, score, expected=images.count, rate=bag.rate(image_topic), video=video)
-    try:
-        pairs = pair_by_stamp(bag.images(image_topic), labels)
-        for image, truth_message in tqdm(pairs, desc="replay", total=images.count, unit="frame", file=sys.stderr):
-            truth = None if truth_message is None else label_array(truth_message, str(truth_topic))
-            try:
-                result = pipeline.process(image.message)
-            except BadImage as error:
-                record = score.add_bad(image.stamp, error.reason)
-                if report:
-                    report.add_missing(None, record)
-                continue
-            seconds = result.decode_seconds + result.segment_seconds
-            busy += seconds
-            scored = score.add(image.stamp, result.segmentation.label, truth, 1000 * seconds)
+    pairs = pair_by_stamp(bag.images(camera.image_topic, window), truths)
+    title = f"replay {bag.path.name} {camera.name}".strip()
+    expected = bag.expected(camera.image_topic, window)
+    for image, truth_message in tqdm(pairs, desc=title, total=expected, unit="frame", file=sys.stderr):
+        truth = None if truth_message is None else label_array(truth_message, str(truth_topic))
+        try:
+            result = pipeline.process(image.message)
+        except BadImage as error:
+            record = score.add_bad(image.seconds, error.reason)
             if report:
-                report.add(rgb(result.frame), scored)
-        model = Run(segmenter.name, segmenter.model_hash, segmenter.backend, segmenter.precision)
-        labelled = score.count("labelled")
-        outcome = score.result(
-            model, command=command, seconds=time.monotonic() - started, fps=labelled / busy if busy else None
+                report.add_missing(None, record)
+            continue
+        seconds = result.decode_seconds + result.segment_seconds
+        busy += seconds
+        if labels:
+            labels.add(camera, image.recorded, image.message.header, result.segmentation)
+        scored = score.add(image.seconds, result.segmentation.label, truth, 1000 * seconds)
+        if report:
+            report.add(rgb(result.frame), scored)
+    if not score.frames:
+        raise UserError(
+            f"bag '{bag.path}' has no image on {camera.image_topic} in this window: it is {bag.length:.1f} s"
         )
-        if report:
-            report.finish(outcome, f"Replay of {bag.path.name}")
-    finally:
-        if report:
-            report.close()
-    return outcome
+    return score.count("labelled") / busy if busy else None
 
 
-def add_topic_arguments(parser: Parser) -> None:
-    """`--bag`, `--image-topic` and `--label-topic`, the same for `replay` and `evaluate_live`."""
-    parser.add_argument("--bag", required=True, help="rosbag2 folder (mcap or sqlite3)")
-    parser.add_argument("--image-topic", default=IMAGE_TOPIC, metavar="T", help=f"default {IMAGE_TOPIC}")
-    parser.add_argument(
-        "--label-topic", metavar="T", help=f"ground truth (default {LABEL_TOPIC} where the bag has it, else none)"
-    )
+def label_files(out: str | None, bags: Sequence[Bag]) -> list[Path | None]:
+    """Where the labels of each bag go: `out` itself for one bag, else a file for each in the folder `out`.
+
+    Raises:
+        UserError: several bags and the name of one file.
+    """
+    if out is None:
+        return [None] * len(bags)
+    if len(bags) == 1:
+        return [Path(out)]
+    if out.endswith(".mcap"):
+        raise UserError(f"--write-labels {out}: several bags need a folder, which gets one .mcap file for each")
+    return [Path(out) / f"{folder}.mcap" for folder in drive_names([(bag.path, "") for bag in bags])]
 
 
-def add_result_arguments(parser: Parser) -> None:
-    """`--json`, `--report` and `--no-video`."""
-    parser.add_argument("--json", metavar="OUT", help="write the numbers here")
-    parser.add_argument("--report", metavar="DIR", help="write report.html, contact_sheet.png and overlay.mp4 here")
-    parser.add_argument("--no-video", action="store_true", help="leave overlay.mp4 out of the report")
+def _pixels(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
-def main(argv: list[str]) -> int | None:
+def _parser() -> Parser:
     parser = Parser(
         prog="mtaclip_ros.replay",
-        description="Evaluate a model on a bag offline: deterministic, through the node's own pipeline, without DDS.",
-        epilog="example:\n  python -m mtaclip_ros.replay --bag runs/camvid_val --model street-tiny "
-        "--json runs/replay.json --report runs/replay",
+        description="Evaluate a model on bags offline: deterministic, through the node's own pipeline, without DDS.",
+        epilog="examples:\n  python -m mtaclip_ros.replay --bag runs/camvid_val --model street-tiny "
+        "--json runs/replay.json --report runs/replay\n"
+        "  python -m mtaclip_ros.replay --bag drive --model street-tiny --from 60 --to 90 --every 5 --min-miou 0.6\n"
+        "  python -m mtaclip_ros.replay --bag drive --model street-tiny --write-labels drive_labels.mcap --confidence",
     )
-    add_topic_arguments(parser)
+    add_topic_arguments(parser, several_bags=True)
     parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a bundle, or its name in models/")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the model (default auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="arithmetic to ask for (default f32)")
+    parser.add_argument("--confidence-floor", type=int, default=0, metavar="N", help="label 255 below it (0-255)")
+    parser.add_argument("--roi", type=_pixels, default=[], metavar="X,Y,W,H", help="segment only this part")
+    parser.add_argument("--mask", default="", metavar="PNG", help="black where nothing is to be labelled")
+    add_part_arguments(parser)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="one of N images (default 1: all)")
+    parser.add_argument(
+        "--write-labels",
+        metavar="OUT",
+        help="write the labels: one file for OUT.mcap, else a rosbag2 folder; a folder of files for several bags",
+    )
+    parser.add_argument("--confidence", action="store_true", help="write the confidence with the labels")
     add_result_arguments(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int | None:
+    args = _parser().parse_args(argv)
+    window = window_of(args.start, args.stop, args.every)
+    cameras = cameras_of(args.image_topic, args.label_topic, args.camera)
+    if not 0 <= args.confidence_floor <= 255:
+        raise UserError(f"--confidence-floor {args.confidence_floor}: expected 0 to 255")
+    if args.confidence and args.write_labels is None:
+        raise UserError("--confidence goes with --write-labels: there is no file to write it to")
+    region = Region.load(args.roi, args.mask)
     if args.json:
         prepare_file(Path(args.json))
-    with Bag(args.bag) as bag:
-        bag.require(args.image_topic, IMAGE)  # before the model is loaded
-        with load_segmenter(args.model, args.backend, precision=args.precision) as segmenter:
-            outcome = replay(
-                bag,
-                segmenter,
-                image_topic=args.image_topic,
-                label_topic=args.label_topic,
-                report_folder=None if args.report is None else Path(args.report),
-                command=command_line("mtaclip_ros.replay", argv),
-                video=not args.no_video,
-            )
-    if args.json:
-        write_text(Path(args.json), json.dumps(outcome, indent=2) + "\n")
-    print(table(outcome))
-    if args.report:
-        print(f"report  {Path(args.report) / 'report.html'}")
-    return None
+    started, command = time.monotonic(), command_line("mtaclip_ros.replay", argv)
+    told: set[str] = set()
+    with ExitStack() as stack:
+        bags = [stack.enter_context(Bag(path)) for path in args.bag]
+        for bag in bags:
+            for camera in cameras:
+                camera.check(bag)
+            warn_incomplete(bag, told)
+        check_min_miou(args.min_miou, any(camera.truth(bag) for bag in bags for camera in cameras))
+        files = label_files(args.write_labels, bags)
+        segmenter = stack.enter_context(load_segmenter(args.model, args.backend, precision=args.precision))
+        model = Run(segmenter.name, segmenter.model_hash, segmenter.backend, segmenter.precision)
+        pipeline = Pipeline(segmenter, args.confidence_floor, region)
+        reports = Reports(args.report, bags, cameras, window, video=not args.no_video)
+        drives = []
+        for bag, file in zip(bags, files, strict=True):
+            with open_labels(file, segmenter.space, args.confidence) if file else nullcontext() as labels:
+                for camera in cameras:
+                    truth = camera.truth(bag)
+                    score = DriveScore(segmenter.space, None if truth is None else bag.classes(truth))
+                    with reports.open(bag, camera, score) as report:
+                        fps = replay(bag, camera, pipeline, score, window=window, report=report, labels=labels)
+                        warn_incomplete(bag, told)
+                        drives.append(Drive(str(bag.path), camera, truth, bag.broken, score, fps))
+                        if report:
+                            title = f"Replay of {bag.path.name} {camera.name}".strip()
+                            report.finish(combined(drives[-1:], model, command=command, seconds=0), title)
+        outcome = combined(drives, model, command=command, seconds=time.monotonic() - started)
+    reports.write_index(drives, outcome, "Replay")
+    for file in files:
+        if file:
+            print(f"labels  {file}")
+    return conclude(outcome, args.json, args.report, args.min_miou)
 
 
 if __name__ == "__main__":

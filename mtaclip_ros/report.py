@@ -15,7 +15,6 @@ import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.files import write_text
-from mtaclip_core.labels import LabelSpace
 from mtaclip_core.metrics.report import (
     Headline,
     Picture,
@@ -29,59 +28,17 @@ from mtaclip_core.metrics.report import (
     write_report,
 )
 from mtaclip_ros.drive_score import DriveScore, FrameRecord, Scored
-from mtaclip_ros.report_pictures import describe, fit, legend, row, sheet, timeline, video_frame
+from mtaclip_ros.report_pictures import FlickerMap, describe, flicker_bars, row, sheet, timeline, video_frame
+from mtaclip_ros.report_video import Video
 
 VIDEO, SHEET, PAGE, FRAMES = "overlay.mp4", "contact_sheet.png", "report.html", "frames.csv"
 _SHEET_ROWS = 6
 _WORST_ROWS = 4
 _CELL = 360
-_WIDEST_VIDEO = 1280
-
-
-class Video:
-    """An MPEG-4 file that appears when it is complete; frames of another size are fitted to the first one's.
-
-    Args:
-        path: the file.
-        rate: frames per second.
-        space: for the legend below the picture.
-    """
-
-    def __init__(self, path: Path, rate: float, space: LabelSpace) -> None:
-        self._path, self._rate, self._space = path, rate, space
-        self._partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        self._writer: cv2.VideoWriter | None = None
-
-    def add(self, picture: np.ndarray) -> None:
-        """Append an (H, W, 3) uint8 RGB picture.
-
-        Raises:
-            UserError: this OpenCV cannot write the file.
-        """
-        if self._writer is None:
-            width = min(picture.shape[1], _WIDEST_VIDEO) // 2 * 2 or 2
-            self._legend = legend(self._space, width)
-            height = fit(picture, width).shape[0]
-            self._legend = self._legend[: len(self._legend) - (height + len(self._legend)) % 2]  # even, for the codec
-            self._size = (width, height)
-            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._partial), fourcc, self._rate, (width, height + len(self._legend)))
-            if not self._writer.isOpened():
-                raise UserError(f"cannot write '{self._path}': this OpenCV has no MPEG-4 encoder, or the disk is full")
-        shown = picture if picture.shape[1::-1] == self._size else cv2.resize(picture, self._size)
-        self._writer.write(cv2.cvtColor(np.vstack([shown, self._legend]), cv2.COLOR_RGB2BGR))
-
-    def finish(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            os.replace(self._partial, self._path)
-            self._writer = None
-
-    def discard(self) -> None:
-        """Remove what was not finished."""
-        if self._writer is not None:
-            self._writer.release()
-            self._partial.unlink(missing_ok=True)
+_FLICKER = (
+    "Share of the pixels whose label changed from one frame to the next although their true class did not: what the "
+    "labels change beyond the scene. A label that is steadily wrong does not count here."
+)
 
 
 class DriveReport:
@@ -104,6 +61,7 @@ class DriveReport:
         self._video = Video(folder / VIDEO, rate, score.space) if video else None
         self._due = sorted({round((i + 0.5) * expected / _SHEET_ROWS) for i in range(_SHEET_ROWS)})
         self._sheet: list[np.ndarray] = []
+        self._heat = FlickerMap()
         self._worst: dict[int, tuple[float, np.ndarray, FrameRecord]] = {}
 
     def close(self) -> None:
@@ -121,6 +79,7 @@ class DriveReport:
             self._sheet.append(row(image, scored, space, _CELL))
         elif not self._sheet:
             self._fallback = (image, scored)  # a drive so short or so full of drops that no due frame comes
+        self._heat.add(image, self._score.flicker.restless)
         if record.miou is not None:
             self._keep_worst(image, scored, record.miou)
 
@@ -139,8 +98,8 @@ class DriveReport:
             The paths written: the page, the table of frames, the contact sheet, the video.
         """
         written = [self._folder / PAGE, self._folder / FRAMES]
-        _write_frames(self._folder / FRAMES, self._score.frames)
-        space = self._score.space
+        frames, space = self._score.frames, self._score.space
+        _write_frames(self._folder / FRAMES, frames)
         if not self._sheet and self._score.count("labelled"):
             self._sheet.append(row(*self._fallback, space, _CELL))
         contact = sheet(self._sheet, space) if self._sheet else None
@@ -155,9 +114,9 @@ class DriveReport:
             self._folder / PAGE,
             title,
             f"{result['model']['name']} · {result['backend']} {result['precision']} · "
-            f"{result['frames_in']} frames, {self._score.frames[-1].seconds:.1f} s",
-            _headline(result),
-            self._sections(contact),
+            f"{result['frames_in']} frames, from {frames[0].seconds:.1f} to {frames[-1].seconds:.1f} s of the bag",
+            headline(result),
+            [*incomplete_section(result), *self._sections(contact)],
             {"command": result["command"], "model hash": result["model"]["hash"]},
         )
         return written
@@ -165,7 +124,7 @@ class DriveReport:
     def _sections(self, contact: np.ndarray | None) -> list[Section]:
         score, with_truth = self._score, self._score.scored > 0
         marks = "Marks at the foot are frames without a label." if score.count("labelled") < len(score.frames) else ""
-        about = f"Every frame at its time in the drive. {marks}".strip()
+        about = f"Every frame at its time in the bag, a gap where one has no label. {marks}".strip()
         sections = []
         if contact is not None:
             text = "Frames spread evenly over the drive."
@@ -176,6 +135,11 @@ class DriveReport:
         if with_truth:
             charts = (class_bars(score.confusion.iou(), score.space), confusion_heatmap(score.confusion))
             sections.append(Section("Classes", table=class_table(score.confusion), pictures=charts))
+            by_class = score.flicker.by_class()
+            if score.flicker.share is not None:
+                chart = Picture(figure_uri(flicker_bars(by_class, score.space)), "")
+                where = Picture(figure_uri(self._heat.figure()), "Where labels flicker, over the last such frame.")
+                sections.append(Section("Label flicker", _FLICKER, pictures=(chart, where)))
         if self._worst:
             worst = sorted(self._worst.values(), key=lambda kept: kept[0])
             rows = tuple(Picture(image_uri(r), describe(record)) for _, r, record in worst)
@@ -196,12 +160,18 @@ class DriveReport:
         self._worst[second] = (miou, row(image, scored, self._score.space, _CELL), scored.record)
 
 
-def _headline(result: Mapping[str, Any]) -> list[Headline]:
+def headline(result: Mapping[str, Any]) -> list[Headline]:
+    """The cards of a run's JSON."""
     latency, bad = result["latency_ms"], sum(result["frames_bad"].values())
     present = sum(v is not None for v in result["per_class"].values())
     cards = []
     if result["miou"] is not None:
         cards.append(Headline("mIoU", percent(result["miou"]), f"% over {present} classes, {result['images']} frames"))
+    flicker = result["flicker"]
+    if flicker["share"] is not None:
+        cards.append(Headline("label flicker", f"{100 * flicker['share']:.2f}", "% of steady pixels, frame to frame"))
+    elif flicker["label_change"] is not None:
+        cards.append(Headline("label change", percent(flicker["label_change"]), "% of pixels, frame to frame"))
     cards += [
         Headline("labelled", str(result["frames_labelled"]), f"of {result['frames_in']} frames"),
         Headline("dropped", str(result["frames_dropped"]), f"frames; {bad} bad"),
@@ -210,6 +180,12 @@ def _headline(result: Mapping[str, Any]) -> list[Headline]:
         Headline("rate", "–" if result["fps"] is None else f"{result['fps']:.1f}", "labels per second"),
     ]
     return cards
+
+
+def incomplete_section(result: Mapping[str, Any]) -> list[Section]:
+    """What is missing of the bags, where anything is."""
+    lines = result["incomplete"]
+    return [Section("Incomplete", "; ".join(lines) + ".")] if lines else []
 
 
 def _write_frames(path: Path, frames: Sequence[FrameRecord]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mtaclip_core.drawing import caption, colourise, overlay
@@ -15,6 +17,7 @@ from mtaclip_ros.drive_score import FrameRecord, Scored
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WRONG = (230, 40, 40)
 _LINE = 18
+_MAP_WIDTH = 480
 
 
 def fit(image: np.ndarray, width: int, nearest: bool = False) -> np.ndarray:
@@ -93,20 +96,26 @@ def video_frame(image: np.ndarray, label: np.ndarray | None, record: FrameRecord
 
 
 def timeline(frames: Sequence[FrameRecord], with_truth: bool) -> Figure:
-    """mIoU and latency of every frame over the time of the drive; dropped and bad frames as marks."""
-    figure = Figure(figsize=(12, 5 if with_truth else 3))
-    panels = figure.subplots(2 if with_truth else 1, 1, sharex=True, squeeze=False)[:, 0]
-    labelled = [f for f in frames if f.latency_ms is not None]
-    scored = [f for f in labelled if f.miou is not None]
+    """mIoU, flicker and latency of every frame over the time of the drive; dropped and bad frames as marks.
+
+    Without ground truth the label change stands in the place of flicker, and there is no mIoU.
+    """
+    figure = Figure(figsize=(12, 7 if with_truth else 5))
+    panels = figure.subplots(3 if with_truth else 2, 1, sharex=True, squeeze=False)[:, 0]
     if with_truth:
-        panels[0].plot([f.seconds for f in scored], [100 * (f.miou or 0) for f in scored], color="#2463b4", lw=1.4)
+        _line(panels[0], frames, [f.miou for f in frames], "#2463b4")
         panels[0].set_ylabel("mIoU of the frame, %")
         panels[0].set_ylim(0, 102)
+    restless = [f.flicker if with_truth else f.label_change for f in frames]
+    _line(panels[-2], frames, restless, "#7048a8")
+    panels[-2].set_ylim(bottom=0)
+    panels[-2].set_ylabel("label flicker, %" if with_truth else "label change, %")
     latency = panels[-1]
+    labelled = [f for f in frames if f.latency_ms is not None]
     latency.plot([f.seconds for f in labelled], [f.latency_ms for f in labelled], ".", color="#2b8a3e", ms=4)
     latency.set_ylim(bottom=0)
     latency.set_ylabel("latency, ms")
-    latency.set_xlabel("seconds of the drive")
+    latency.set_xlabel("seconds of the bag")
     for outcome, colour in (("dropped", "#e03131"), ("bad", "#f08c00")):
         at = [f.seconds for f in frames if f.outcome == outcome]
         if at:
@@ -118,4 +127,68 @@ def timeline(frames: Sequence[FrameRecord], with_truth: bool) -> Figure:
         panel.spines[["top", "right"]].set_visible(False)
     if len(labelled) < len(frames):
         latency.legend(loc="upper right", fontsize=9, framealpha=0.9)
+    figure.align_ylabels()
     return figure
+
+
+def _line(panel: Axes, frames: Sequence[FrameRecord], shares: Sequence[float | None], colour: str) -> None:
+    """Shares (0-1) in per cent; the line has a gap where a frame has none for want of a label, and only there.
+
+    A frame that has a label and no number (ground truth that comes with one of ten frames) is passed over.
+    """
+    x: list[float] = []
+    y: list[float] = []
+    for frame, share in zip(frames, shares, strict=True):
+        if share is not None or frame.outcome != "labelled":
+            x.append(frame.seconds)
+            y.append(math.nan if share is None else 100 * share)
+    panel.plot(x, y, color=colour, lw=1.3, marker=".", ms=3)
+
+
+def flicker_bars(per_class: Mapping[str, float | None], space: LabelSpace) -> Figure:
+    """Horizontal bars of the flicker (0-1) of each true class in its colour; those that were never steady have none."""
+    rows = [(c, share) for c in reversed(space.classes) if (share := per_class.get(c.name)) is not None]
+    figure = Figure(figsize=(7, 0.9 + 0.3 * len(rows)))
+    axes = figure.subplots()
+    most = max((100 * share for _, share in rows), default=0.0) or 1.0
+    for y, (c, share) in enumerate(rows):
+        axes.barh(y, 100 * share, color=[v / 255 for v in c.colour], edgecolor="#333", linewidth=0.6)
+        axes.text(100 * share + 0.01 * most, y, f"{100 * share:.2f}", va="center", fontsize=9)
+    axes.set_title("Label flicker by true class", fontsize=11)
+    axes.set_yticks(range(len(rows)), [c.name for c, _ in rows], fontsize=9)
+    axes.set_xlim(0, 1.12 * most)
+    axes.set_xlabel("% of the steady pixels")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+class FlickerMap:
+    """Counts, for each place of the picture, the frames in which its label flickered; 480 pixels wide."""
+
+    def __init__(self) -> None:
+        self._sum: np.ndarray | None = None
+        self._frames = 0
+
+    def add(self, image: np.ndarray, restless: np.ndarray | None) -> None:
+        """A frame: (H, W, 3) uint8 RGB, and (H, W) uint8 as `Flicker.restless`; one of another shape begins anew."""
+        if restless is None:
+            return
+        share = fit(restless, _MAP_WIDTH).astype(np.float32) / 255
+        if self._sum is None or self._sum.shape != share.shape:
+            self._sum, self._frames = np.zeros_like(share), 0
+        self._sum += share
+        self._frames += 1
+        self._image = fit(image, _MAP_WIDTH)
+
+    def figure(self) -> Figure:
+        """The share of frames as colour over the grey picture of the last one. Needs one frame at least."""
+        assert self._sum is not None
+        figure = Figure(figsize=(7, 5))
+        axes = figure.subplots()
+        axes.imshow(cv2.cvtColor(self._image, cv2.COLOR_RGB2GRAY), cmap="gray", vmin=0, vmax=255)
+        heat = 100 * self._sum / self._frames
+        top = max(1.0, float(np.percentile(heat, 99.5)))
+        drawn = axes.imshow(heat, cmap="inferno", vmin=0, vmax=top, alpha=np.clip(3 * heat / top, 0, 0.85))
+        figure.colorbar(drawn, ax=axes, orientation="horizontal", fraction=0.05, pad=0.04, label="% of the frames")
+        axes.set_axis_off()
+        return figure

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 
 from bundles import paint
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 from mtaclip_core.cli import run
 from mtaclip_core.data.dataset import Sample
 from mtaclip_core.labels import CAMVID, LabelSpace
+from mtaclip_ros.bag_reader import Bag
 from mtaclip_ros.drive_writer import open_drive
 from mtaclip_ros.processes import free_domain
 from mtaclip_ros.transport import transport_environment
@@ -39,6 +42,29 @@ def painted_bag(
     with open_drive(path, CAMVID, rate, encoding) as drive:
         for sample in painted_frames(count, size):
             drive.add(sample)
+    return path
+
+
+def rig_bag(path: Path, cameras: dict[str, Path]) -> Path:
+    """A bag with several cameras: the topics `/camera/...` of a bag each become `/NAME/...`."""
+    types = get_typestore(Stores.ROS2_KILTED)
+    with ExitStack() as stack:
+        writer = stack.enter_context(Writer(path, version=9, storage_plugin=StoragePlugin.MCAP))
+        found = []
+        for name, source in cameras.items():
+            bag = stack.enter_context(Bag(source))
+            connections = {
+                topic.name: writer.add_connection(
+                    topic.name.replace("/camera/", f"/{name}/"),
+                    topic.msgtype,
+                    typestore=types,
+                    offered_qos_profiles=list(topic.qos),
+                )
+                for topic in bag.topics.values()
+            }
+            found += [(record.recorded, connections[record.topic], record.data) for record in bag.records()]
+        for recorded, connection, data in sorted(found, key=lambda row: row[0]):
+            writer.write(connection, recorded, data)
     return path
 
 

@@ -17,9 +17,10 @@ from rosbags.interfaces import QosDurability, QosReliability
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample
 from mtaclip_core.labels import CAMVID, CITYSCAPES
-from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING, Bag, label_array, pair_by_stamp
+from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING, Bag, pair_by_stamp
 from mtaclip_ros.drive_writer import CAMERA_INFO, CAMERA_INFO_TOPIC, START, main, open_drive
 from mtaclip_ros.image_codec import decode
+from mtaclip_ros.label_messages import label_array
 
 
 @pytest.fixture(scope="module")

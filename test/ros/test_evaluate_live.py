@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from bundles import make_colour_bundle
-from helpers_bags import ROOT, SIZE, command, painted_bag, ros_environment, run_module
+from helpers_bags import ROOT, SIZE, command, painted_bag, rig_bag, ros_environment, run_module
 
 from mtaclip_ros.processes import child
 
@@ -98,6 +98,33 @@ def test_live_gives_the_labels_and_the_score_of_the_offline_replay(
     assert {"report.html", "overlay.mp4", "contact_sheet.png"} <= {p.name for p in (tmp_path / "live").iterdir()}
 
 
+def test_two_cameras_of_one_node_are_judged_each_and_as_one_on_the_bags_clock(
+    bag: Path, bundle: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    rig = rig_bag(tmp_path / "rig", {"front": bag, "left": bag})
+    topics = ["--image-topic", "/front/image_raw", "/left/image_raw", "--to", 1.2]
+    ros_args = ["-p", "cameras:=[front, left]", "-p", "use_sim_time:=true"]
+    with running_node(bundle, env, tmp_path / "node.log", *ros_args):
+        wait_until_it_listens(tmp_path / "node.log")
+        arguments = ["--bag", rig, *topics, "--clock", "--rate", 0.5, "--min-miou", 0.99, "--wait-for", 30]
+        arguments += ["--json", tmp_path / "live.json", "--report", tmp_path / "live", "--no-video"]
+        done = run_module("mtaclip_ros.evaluate_live", *arguments, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr + (tmp_path / "node.log").read_text()
+    live = json.loads((tmp_path / "live.json").read_text())
+    assert live["miou"] == 1.0 and live["model"]["name"] == "colour"
+    assert [(d["camera"], d["label_topic"]) for d in live["drives"]] == [
+        ("front", "/front/label_gt"), ("left", "/left/label_gt")
+    ]  # fmt: skip
+    for drive in live["drives"]:
+        assert drive["frames_in"] == 18 and drive["frames_labelled"] >= 12
+    offline = ["--bag", rig, *topics, "--model", bundle, "--report", tmp_path / "offline", "--no-video"]
+    assert run_module("mtaclip_ros.replay", *offline, timeout=120).returncode == 0
+    for name in ("rig_front", "rig_left"):
+        ours, theirs = rows(tmp_path / "live" / name), rows(tmp_path / "offline" / name)
+        pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a["outcome"] == "labelled"]
+        assert pairs and all(a["label_crc32"] == b["label_crc32"] for a, b in pairs)
+
+
 def test_a_node_that_listens_elsewhere_is_found_in_its_namespace_and_told_what_to_remap(
     bag: Path, bundle: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -137,7 +164,7 @@ def test_the_launch_file_asks_for_what_evaluate_live_takes(bag: Path) -> None:
     launch_file = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(launch_file)
     given = {name: default or "" for name, (default, _) in launch_file.ARGUMENTS.items()}
-    given.update(bag=str(bag), namespace="front", image="/missing")
+    given.update(bag=str(bag), namespace="front", image="/missing", use_sim_time="true", min_miou="0.5")
     arguments = launch_file.evaluation_arguments(given)
     assert arguments[arguments.index("--namespace") + 1] == "/front/mtaclip"
     done = run_module("mtaclip_ros.evaluate_live", *arguments, env=ros_environment())

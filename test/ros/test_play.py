@@ -132,3 +132,54 @@ def test_what_the_user_got_wrong_is_one_line(bag: Path, tmp_path: Path) -> None:
     assert "--rate 0" in refusal(main, "--bag", bag, "--rate", 0)
     line = refusal(main, "--bag", bag, "--topics", "/front/image_raw")
     assert "no topic '/front/image_raw'" in line and IMAGE_TOPIC in line
+
+
+CLOCKED = """
+import json, sys, time
+import rclpy
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+rclpy.init()
+node = rclpy.create_node('simulated', parameter_overrides=[Parameter('use_sim_time', value=True)])
+late, times = [], []
+def take(message):
+    stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+    late.append((node.get_clock().now().nanoseconds - stamp) * 1e-9)
+node.create_subscription(Image, '/camera/image_raw', take, 10)
+node.create_timer(0.01, lambda: times.append(node.get_clock().now().nanoseconds))
+print('ready', flush=True)
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline and len(late) < 8:
+    rclpy.spin_once(node, timeout_sec=0.05)
+print(json.dumps({'late': late, 'times': times}))
+"""
+
+
+def test_a_node_with_use_sim_time_lives_in_the_bags_time(bag: Path) -> None:
+    env = ros_environment()
+    simulated = subprocess.Popen(
+        [sys.executable, "-c", CLOCKED], env=env, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )  # fmt: skip
+    assert simulated.stdout is not None and simulated.stdout.readline() == "ready\n"
+    args = ["--bag", bag, "--clock", "--wait-for", 20, "--from", 0.45, "--rate", 0.5]
+    played = run_module("mtaclip_ros.play", *args, "--topics", IMAGE_TOPIC, f"{LABEL_TOPIC}/classes", env=env)
+    out, _ = simulated.communicate(timeout=60)
+    got = json.loads(out)
+    assert played.returncode == 0, played.stderr
+    assert "published 12 messages" in played.stdout  # 11 images from 0.5 s on, and the classes, which are latched
+    # stamps of the bag are years old: only the bag's clock makes them now
+    assert all(-0.2 < seconds < 5 for seconds in got["late"]), got["late"]
+    ticks = [(now - START) * 1e-9 for now in got["times"] if now > 0]
+    assert ticks == sorted(ticks) and ticks[0] > 0.4 and ticks[-1] < 1.6
+    assert len(set(ticks)) > 12  # it runs on between the messages
+
+
+def test_a_part_of_a_broken_bag_is_played_as_far_as_it_goes(bag: Path, tmp_path: Path) -> None:
+    data = (bag / "painted.mcap").read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(data[: len(data) // 2])
+    played = run_module(
+        "mtaclip_ros.play", "--bag", tmp_path / "cut.mcap", "--to", 0.35, "--rate", 10, env=ros_environment()
+    )
+    assert played.returncode == 0
+    assert "warning: bag" in played.stderr and "is cut off at byte" in played.stderr
+    assert "published 13 messages" in played.stdout  # images, infos and labels of four frames, and the classes

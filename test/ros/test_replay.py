@@ -18,14 +18,16 @@ from rosbags.typesys import Stores, get_typestore
 from mtaclip_core.data.dataset import Sample
 from mtaclip_core.evaluate import main as evaluate
 from mtaclip_core.labels import CAMVID, CITYSCAPES
-from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING, Bag, pair_by_stamp, parse_classes
+from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING, Bag, pair_by_stamp
 from mtaclip_ros.drive_writer import START, open_drive
 from mtaclip_ros.drive_writer import main as write
+from mtaclip_ros.label_messages import parse_classes
 from mtaclip_ros.replay import main
 
 KEYS = {
     "miou", "per_class", "classes", "images", "model", "backend", "precision", "command", "seconds",
     "frames_in", "frames_labelled", "frames_dropped", "frames_bad", "latency_ms", "fps",
+    "flicker", "incomplete", "drives",
 }  # fmt: skip
 
 
@@ -79,11 +81,12 @@ def test_two_replays_are_equal_frame_by_frame(bag: Path, bundle: Path, tmp_path:
     results = []
     for name in ("first", "second"):
         result = replayed(bag, bundle, tmp_path, "--report", str(tmp_path / name), "--no-video")
-        results.append({k: v for k, v in result.items() if k not in ("seconds", "latency_ms", "fps", "command")})
+        measured = ("seconds", "latency_ms", "fps", "command", "drives")
+        results.append({k: v for k, v in result.items() if k not in measured})
     assert results[0] == results[1]
     rows = frames_of(tmp_path / "first")
     assert rows == frames_of(tmp_path / "second")
-    assert len({row.split(",")[-1] for row in rows[1:]}) == 20  # 20 different pictures, 20 different labels
+    assert len({row.split(",")[4] for row in rows[1:]}) == 20  # 20 different pictures, 20 different labels
 
 
 def test_the_report_holds_pictures_that_can_be_seen(bag: Path, bundle: Path, tmp_path: Path) -> None:
@@ -101,7 +104,15 @@ def test_the_report_holds_pictures_that_can_be_seen(bag: Path, bundle: Path, tmp
     assert sheet is not None and sheet.shape[1] == 4 * 360 + 3 * 4
     html = (report / "report.html").read_text()
     assert 'src="http' not in html and 'href="http' not in html
-    for text in ("100.0", "Timeline", "Contact sheet", "Worst frames", "Pedestrian", "python -m mtaclip_ros.replay"):
+    for text in (
+        "100.0",
+        "Timeline",
+        "Label flicker",
+        "Contact sheet",
+        "Worst frames",
+        "Pedestrian",
+        "python -m mtaclip_ros.replay",
+    ):
         assert text in html
 
 
@@ -168,7 +179,7 @@ def test_what_the_user_got_wrong_is_one_line(bag: Path, bundle: Path, tmp_path: 
         return refusal(main, "--bag", path, "--model", bundle, *args)
 
     assert "no bag at" in told(tmp_path / "nowhere")
-    assert "metadata.yaml" in told(bag / "painted.mcap")
+    assert "is not a bag" in told(bag / "metadata.yaml")
     line = told(bag, "--image-topic", "/front/image_raw")
     assert "no topic '/front/image_raw'" in line and "/camera/image_raw (sensor_msgs/msg/Image, 20)" in line
     assert "no topic '/truth'" in told(bag, "--label-topic", "/truth")
