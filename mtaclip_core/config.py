@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from mtaclip_core.cli import UserError
+from mtaclip_core.config_file import override, read_values
 
 Positive = Annotated[float, Field(gt=0.0)]
 Triple = tuple[float, float, float]
@@ -38,6 +38,7 @@ class BackboneConfig(Config):
     stride_in_first: bool = False  # ResNet: bottlenecks go down in their first convolution, as the oldest weights do
     mean: Triple | None = None  # image statistics, RGB in 0-1, in place of those that `pretrained` means
     std: Triple | None = None
+    freeze_batch_norm: bool = False  # statistics and affine part stay as they are loaded
 
 
 class PixelDecoderConfig(Config):
@@ -48,6 +49,8 @@ class PixelDecoderConfig(Config):
     layers: int = Field(6, ge=1)
     heads: int = Field(8, ge=1)
     feedforward: int = Field(1024, ge=8)
+    # Of `fpn` alone; `group` where batch norm has too few samples a process, or a step must not depend on its parts.
+    norm: Literal["batch", "group"] = "batch"
 
 
 class TextConfig(Config):
@@ -55,6 +58,7 @@ class TextConfig(Config):
 
     source: Literal["clip", "learned", "random_orthogonal", "none"] = "clip"
     contexts: int = Field(3, ge=1, description="Z")
+    learn_contexts: bool = True  # of `clip`; False: the bare class names, without a learned token
     clip_name: str = "RN50"
     clip_pretrained: str | None = None
     width: int = Field(512, ge=8, description="E where no CLIP tower sets it")
@@ -75,6 +79,9 @@ class ModelConfig(Config):
     decoder: DecoderConfig = DecoderConfig()
     # Share of the text tokens' own masks in the class maps at test time; 0 is MTA-CLIP (they are unused there).
     text_map_weight: float = Field(0.0, ge=0.0, le=1.0)
+    # What classifies a mask: a linear head (MTA-CLIP), its similarity to the class texts, or the product of both.
+    classifier: Literal["linear", "similarity", "product"] = "linear"
+    text_tokens: Literal["kept", "dropped"] = "kept"  # in the decoder at validation; `kept` is MTA-CLIP
 
     @model_validator(mode="after")
     def _widths_fit(self) -> ModelConfig:
@@ -92,6 +99,14 @@ class ModelConfig(Config):
                 )
         if self.text.source == "none" and self.text_map_weight > 0:
             raise ValueError(f"text_map_weight {self.text_map_weight:g} needs class texts, but text.source is none")
+        if self.text.source == "none" and self.classifier != "linear":
+            raise ValueError(f"classifier {self.classifier} needs class texts, but text.source is none")
+        if self.text_tokens == "dropped" and (self.text_map_weight > 0 or self.classifier != "linear"):
+            raise ValueError(
+                "text_tokens dropped: text_map_weight and classifiers other than linear need the text tokens"
+            )
+        if self.text.source == "clip" and not self.text.learn_contexts and self.text.contexts != 1:
+            raise ValueError(f"text.contexts {self.text.contexts} would be equal without learn_contexts; set it to 1")
         return self
 
 
@@ -109,6 +124,10 @@ class LossConfig(Config):
     negatives: Literal["mix", "separate", "all_positive"] = "mix"
     temperature: Positive | Literal["none", "learned"] = "none"
     ignore_aware: bool = False  # void pixels leave mask and dice losses instead of being negatives
+    # What divides mask and dice losses: the matched masks, or, as in MTA-CLIP's release, the matched ones plus
+    # `no_object` for each of the others.
+    mask_normaliser: Literal["matched", "weighted"] = "matched"
+    orthogonal_weight: float = Field(0.0, ge=0.0, description="of MVP-SEG's term against equal contexts")
     # Cross entropy of the text tokens' masks as a per-pixel classifier; 0 is MTA-CLIP (text masks get no loss there).
     pixel_text_weight: float = Field(0.0, ge=0.0)
     pixel_class_weights: dict[str, float] = {}  # by class name, 1 where not named
@@ -145,7 +164,7 @@ class OptimiserConfig(Config):
 class TrainConfig(Config):
     """One experiment."""
 
-    classes: Literal["cityscapes", "camvid"] = "cityscapes"
+    classes: str = "cityscapes"  # or camvid, ade20k, or a .yaml file that describes a data set
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: tuple[SourceConfig, ...] = ()
@@ -154,6 +173,10 @@ class TrainConfig(Config):
     optimiser: OptimiserConfig = OptimiserConfig()
     steps: int = Field(90_000, ge=1)
     batch: int = Field(16, ge=1, description="samples per step over all processes")
+    accumulate: int = Field(1, ge=1, description="parts that a process computes its share of a step in")
+    checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
+    channels_last: bool = False  # memory order of the backbone
+    compile: Literal["inductor", "aot_eager", "eager"] | None = None  # backend of torch.compile
     precision: Literal["f32", "bf16", "fp16"] = "f32"
     ema: float = Field(0.0, ge=0.0, lt=1.0, description="decay of the averaged weights; 0: none")
     seed: int = 0
@@ -169,6 +192,13 @@ class TrainConfig(Config):
         if self.model.text.source == "none" and self.loss.pixel_text_weight > 0:
             weight = self.loss.pixel_text_weight
             raise ValueError(f"loss.pixel_text_weight {weight:g} needs class texts, but model.text.source is none")
+        text, weight = self.model.text, self.loss.orthogonal_weight
+        trained = text.source == "learned" or (text.source == "clip" and text.learn_contexts)
+        if weight > 0 and not (trained and text.contexts > 1):
+            raise ValueError(
+                f"loss.orthogonal_weight {weight:g} needs two or more trained contexts, but model.text has "
+                f"{text.contexts} of source {text.source}"
+            )
         return self
 
     @property
@@ -184,15 +214,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         UserError: no such file, broken YAML, unknown key (names the nearest valid one), or a value of the wrong type.
     """
-    values = _read(Path(path))
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"override '{text}': expected key=value, for example optimiser.lr=2e-4")
-        try:
-            _set(values, key.split("."), yaml.safe_load(value) if value else None)
-        except yaml.YAMLError:
-            raise UserError(f"override '{text}': '{value}' is not a valid YAML value") from None
+    values = read_values(Path(path))
+    override(values, overrides)
     return parse_config(values, str(path))
 
 
@@ -229,48 +252,6 @@ def _differences(first: Any, second: Any, prefix: str) -> list[str]:
     else:
         return [] if first == second else [prefix]
     return [key for name, a, b in pairs for key in _differences(a, b, f"{prefix}.{name}".lstrip("."))]
-
-
-def _read(path: Path, depth: int = 0) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "not a text file")
-        raise UserError(f"config '{path}': {reason}; expected a YAML file such as config/train/*.yaml") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"config '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"config '{path}' must hold key: value pairs")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if depth > 8:
-        raise UserError(f"config '{path}': the chain of `base` files is longer than 8; is there a circle?")
-    return _merge(_read(path.parent / str(base), depth + 1), values)
-
-
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in above.items():
-        nested = isinstance(value, Mapping) and isinstance(below.get(key), dict)
-        below[key] = _merge(below[key], value) if nested else value
-    return below
-
-
-def _set(values: Any, path: list[str], value: Any) -> None:
-    *parents, last = path
-    node = values
-    for part in parents:
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise UserError(f"override '{'.'.join(path)}': there is no entry {part}; the list has {len(node)}")
-            node = node[int(part)]
-        else:
-            if not isinstance(node.get(part), (dict, list)):
-                node[part] = {}
-            node = node[part]
-    if isinstance(node, list):
-        raise UserError(f"override '{'.'.join(path)}': name a key of the list's entry, such as {path[0]}.0.data")
-    node[last] = value
 
 
 def _valid_keys(location: Sequence[Any]) -> list[str]:

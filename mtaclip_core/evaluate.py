@@ -20,6 +20,7 @@ from mtaclip_core.metrics.confusion import mean
 from mtaclip_core.metrics.evaluation import Comparison, EvaluationResult, FrameCounts, fold
 from mtaclip_core.metrics.prediction_folder import FileIds, PredictionFolder, prediction_writer
 from mtaclip_core.metrics.processes import count_in_processes
+from mtaclip_core.runtime.averaging import add_averaging_arguments, asks_for_averaging, averaging_of
 from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, Segmenter, load_segmenter
 
 EPILOG = """example:
@@ -61,7 +62,9 @@ def main(argv: list[str]) -> int | None:
         metavar="DIR",
         help="write the labels as PNG files, as --predictions reads them",
     )
+    parser.add_argument("--boundary", action="store_true", help="Boundary IoU too, which takes its time")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    add_averaging_arguments(parser)
     args = parser.parse_args(argv)
 
     for out in (args.json, args.report and args.report / "index.html"):
@@ -71,9 +74,11 @@ def main(argv: list[str]) -> int | None:
         _require_report_packages()
     dataset = open_dataset(args.data, args.split)
     if args.predictions:
+        if asks_for_averaging(args):
+            raise UserError("--mode, --window, --stride, --scales and --flip are for --model; predictions are done")
         labels: Segmenter | PredictionFolder = PredictionFolder(args.predictions, dataset, args.prediction_ids)
     else:
-        labels = open_model(args.model, args.backend, args.precision)
+        labels = _open_model(args)
     try:
         processes = args.processes or (os.cpu_count() or 1 if args.predictions else 1)
         result = _evaluate(labels, dataset, args, processes)
@@ -100,7 +105,7 @@ def main(argv: list[str]) -> int | None:
 def _evaluate(
     labels: Segmenter | PredictionFolder, dataset: SegmentationDataset, args: argparse.Namespace, processes: int
 ) -> EvaluationResult:
-    comparison = Comparison(labels, dataset)
+    comparison = Comparison(labels, dataset, boundary=args.boundary)
     indices = range(len(dataset))[: args.limit]
     if args.write_predictions:
         prediction_writer(args.write_predictions, dataset, comparison.model_space)  # what is wrong is told at once
@@ -117,9 +122,10 @@ def _open_counter(args: argparse.Namespace) -> Callable[[int], FrameCounts]:
     """What one of several processes counts with; the model was checked by the first one."""
     dataset = open_dataset(args.data, args.split)
     if args.predictions:
-        return _counter(Comparison(PredictionFolder(args.predictions, dataset, args.prediction_ids), dataset), None)
-    segmenter = open_model(args.model, args.backend, args.precision, threads=1, verify=False)
-    return _counter(Comparison(segmenter, dataset), args.write_predictions)
+        folder = PredictionFolder(args.predictions, dataset, args.prediction_ids)
+        return _counter(Comparison(folder, dataset, boundary=args.boundary), None)
+    segmenter = _open_model(args, threads=1, verify=False)
+    return _counter(Comparison(segmenter, dataset, boundary=args.boundary), args.write_predictions)
 
 
 def _counter(comparison: Comparison, write_to: Path | None) -> Callable[[int], FrameCounts]:
@@ -131,8 +137,30 @@ def _counter(comparison: Comparison, write_to: Path | None) -> Callable[[int], F
 def _describe(labels: Segmenter | PredictionFolder, args: argparse.Namespace) -> dict[str, Any]:
     if isinstance(labels, Segmenter):
         model = {"name": labels.name, "hash": labels.model_hash}
-        return {"model": model, "backend": labels.backend, "precision": labels.precision}
+        views = averaging_of(args, labels.network_size).to_dict()
+        return {"model": model, "backend": labels.backend, "precision": labels.precision, "views": views}
     return {"model": {"name": args.predictions.name, "hash": None}, "backend": None, "precision": None}
+
+
+def _open_model(args: argparse.Namespace, *, threads: int | None = None, verify: bool = True) -> Segmenter:
+    if not asks_for_averaging(args):
+        return open_model(args.model, args.backend, args.precision, threads=threads, verify=verify)
+    if not _is_checkpoint(args.model) and args.backend != "torch":
+        raise UserError(
+            "--mode slide, --scales and --flip average class maps, and a bundle gives labels alone: "
+            "give a checkpoint, or --backend torch for a bundle with its weights"
+        )
+    if args.precision != "f32":
+        raise UserError(f"--mode slide, --scales and --flip run in f32, not in {args.precision}")
+    segmenter = open_model(args.model, args.backend, threads=threads, verify=verify)
+    from mtaclip_core.training.averaged_segmenter import AveragedSegmenter
+
+    return AveragedSegmenter(segmenter, averaging_of(args, segmenter.network_size))  # type: ignore[arg-type]
+
+
+def _is_checkpoint(model: str) -> bool:
+    path = Path(model).expanduser()
+    return path.suffix == ".safetensors" or (path / "checkpoints").is_dir()
 
 
 def open_model(
@@ -144,7 +172,7 @@ def open_model(
         UserError: nothing there, unreadable, or a setting that it cannot run with.
     """
     path = Path(model).expanduser()
-    if path.suffix != ".safetensors" and not (path / "checkpoints").is_dir():
+    if not _is_checkpoint(model):
         return load_segmenter(model, backend, precision=precision, threads=threads, verify=verify)
     if not path.exists():  # said here, before PyTorch takes its seconds to import
         raise UserError(f"no checkpoint at '{model}'; expected a .safetensors file or a run folder with checkpoints/")
@@ -167,6 +195,9 @@ def table(result: EvaluationResult) -> str:
         lines += ["", *_block("category", scores, official.get("categoryInstScores", {}))]
     present = sum(s is not None for s in result.confusion.iou().values())
     lines += ["", f"mIoU {_percent(result.miou)} over {present} classes, {len(result.images)} images"]
+    if result.boundary is not None:
+        lines += ["", *_block("boundary", result.boundary.iou(), {})]
+        lines += ["", f"boundary mIoU {_percent(mean(result.boundary.iou()))}"]
     return "\n".join(lines)
 
 

@@ -100,6 +100,22 @@ class LabelSpace:
         return LabelSpace(name, tuple(classes))
 
 
+def numbered_space(name: str, names: Sequence[str]) -> LabelSpace:
+    """Classes with the ids 0, 1, ... and distinct colours, for spaces that have none of their own."""
+    return LabelSpace(name, tuple(LabelClass(i, n, distinct_colour(i + 1)) for i, n in enumerate(names)))
+
+
+def distinct_colour(number: int) -> tuple[int, int, int]:
+    """A colour of its own for every number in 0..255, 0 black: Pascal VOC's colour map.
+
+    The bits of the number are dealt out to red, green and blue in turn, the lowest to the highest bits of the colours.
+    """
+    red, green, blue = (
+        sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)
+    )
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class CityscapesLabel:
     """A row of the official table: `train_id` is 255 where the class is not evaluated."""

@@ -53,15 +53,15 @@ class CamVid(SegmentationDataset):
         return name.split("_", 1)[0]
 
     def __getitem__(self, index: int) -> Sample:
-        name = self.names[index]
-        image, label = read_pair(self.image_folder / f"{name}.png", self._label_path(index), _TABLE, _EXPECTED)
-        return Sample(image, label, name)
+        image, label = read_pair(*self.files(index), _TABLE, _EXPECTED)
+        return Sample(image, label, self.names[index])
 
     def label(self, index: int) -> np.ndarray:
-        return read_ids(self._label_path(index), _TABLE, _EXPECTED)
+        return read_ids(self.files(index)[1], _TABLE, _EXPECTED)
 
-    def _label_path(self, index: int) -> Path:
-        return self.label_folder / f"{self.names[index]}.png"
+    def files(self, index: int) -> tuple[Path, Path]:
+        file = f"{self.names[index]}.png"
+        return self.image_folder / file, self.label_folder / file
 
     def _select(self, split: str, drive: str, keep: bool) -> list[str]:
         drives = sorted({self.drive(n) for n in self.names})

@@ -56,11 +56,14 @@ class Cityscapes(SegmentationDataset):
             raise UserError(f"{image_folder}: {some(twice)} occurs in several cities; names must be unique in a split")
 
     def __getitem__(self, index: int) -> Sample:
-        image, label = read_pair(self._images[index], self.label_path(index), _TRAIN_IDS, _EXPECTED)
+        image, label = read_pair(*self.files(index), _TRAIN_IDS, _EXPECTED)
         return Sample(image, label, self.names[index])
 
     def label(self, index: int) -> np.ndarray:
         return read_ids(self.label_path(index), _TRAIN_IDS, _EXPECTED)
+
+    def files(self, index: int) -> tuple[Path, Path]:
+        return self._images[index], self.label_path(index)
 
     def label_path(self, index: int) -> Path:
         """The `labelIds` file of a frame."""

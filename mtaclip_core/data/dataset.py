@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from mtaclip_core.cli import UserError
-from mtaclip_core.labels import LabelSpace
+from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelSpace
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,15 @@ class SegmentationDataset(ABC):
             UserError: as `__getitem__`.
         """
 
+    @abstractmethod
+    def files(self, index: int) -> tuple[Path, Path]:
+        """The frame's image file and label file."""
+
 
 def open_dataset(spec: str, split: str) -> SegmentationDataset:
-    """Open `KIND:PATH`, for example `camvid:data/camvid` or `cityscapes:/data/cityscapes`.
+    """Open `KIND:PATH`, for example `camvid:data/camvid`, or `SET.yaml`, a description of a set of one's own.
+
+    A description names the folder that its paths start from; `SET.yaml:PATH` takes another one.
 
     Args:
         split: name of the split's folder; CamVid also takes `train-0001TP` (all drives but one) and `train=0001TP`
@@ -63,15 +70,38 @@ def open_dataset(spec: str, split: str) -> SegmentationDataset:
     Raises:
         UserError: unknown kind, missing folder, or a split without images.
     """
+    from mtaclip_core.data.ade20k import ADE20K150
     from mtaclip_core.data.camvid import CamVid
     from mtaclip_core.data.cityscapes import Cityscapes
+    from mtaclip_core.data.custom import CustomSet
+    from mtaclip_core.data.description import is_description
 
     kinds: dict[str, Callable[[str, str], SegmentationDataset]] = {
         "camvid": CamVid,
         "cityscapes": Cityscapes,
         "synthetic": Cityscapes,
+        "ade20k": ADE20K150,
     }
     kind, colon, path = spec.partition(":")
+    if is_description(spec):
+        return CustomSet(kind, split, path or None)
     if not colon or kind not in kinds:
-        raise UserError(f"data '{spec}': expected KIND:PATH with KIND one of {', '.join(kinds)}")
+        raise UserError(f"data '{spec}': expected KIND:PATH with KIND one of {', '.join(kinds)}, or a .yaml file")
     return kinds[kind](path, split)
+
+
+def label_space(classes: str) -> LabelSpace:
+    """The classes that `cityscapes`, `camvid` or `ade20k` mean, or those of a description `SET.yaml`.
+
+    Raises:
+        UserError: an unknown name, or the description is wrong.
+    """
+    from mtaclip_core.ade20k_labels import ADE20K
+    from mtaclip_core.data.description import is_description, load_description
+
+    spaces = {space.name: space for space in (CITYSCAPES, CAMVID, ADE20K)}
+    if is_description(classes):
+        return load_description(classes).space
+    if classes not in spaces:
+        raise UserError(f"classes '{classes}': expected one of {', '.join(spaces)}, or a .yaml file (docs/data.md)")
+    return spaces[classes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,6 +12,8 @@ from mtaclip_core.cli import UserError
 
 NO_ID = -1
 """Entry of a label table for a file value that no class and no ignored region has."""
+
+_HEAD = 1 << 16  # bytes to look for an image's size in
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -76,12 +78,61 @@ def read_pair(image_path: Path, label_path: Path, table: np.ndarray, space: str)
         UserError: as theirs, or image and label differ in size.
     """
     image, label = read_rgb(image_path), read_ids(label_path, table, space)
-    if image.shape[:2] != label.shape:
+    check_pair(image_path, image.shape[:2], label_path, label.shape)
+    return image, label
+
+
+def check_pair(image_path: Path, image_size: tuple[int, ...], label_path: Path, label_size: tuple[int, ...]) -> None:
+    """Raise UserError unless an image and its label have one size, (height, width)."""
+    if image_size != label_size:
         raise UserError(
-            f"{image_path} is {_size(image)} but its label {label_path} is {_size(label)}: "
+            f"{image_path} is {_size(image_size)} but its label {label_path} is {_size(label_size)}: "
             "both must have the same height x width"
         )
-    return image, label
+
+
+def read_colour_ids(path: Path, id_of_colour: Mapping[int, int], space: str) -> np.ndarray:
+    """Read a label image that shows each class in a colour; an indexed PNG counts as the colours it shows.
+
+    Args:
+        id_of_colour: id of every colour, given as red x 65536 + green x 256 + blue.
+        space: what the file's colours should be, for the message.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        UserError: the file is missing or no image, or has a colour that is not known.
+    """
+    image = read_rgb(path).astype(np.int32)
+    packed = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
+    present, places = np.unique(packed, return_inverse=True)
+    unknown = [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in present.tolist() if c not in id_of_colour]
+    if unknown:
+        raise UserError(f"{path}: unknown label colour {some(unknown)}; expected {space}")
+    return np.array([id_of_colour[c] for c in present.tolist()], np.uint8)[places].reshape(packed.shape)
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of a PNG or JPEG from its first bytes; None where they do not tell.
+
+    A JPEG that says how it is to be turned gives None too: its pixels decide.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
+        return _number(head[20:24]), _number(head[16:20])
+    at = 2
+    while head[:2] == b"\xff\xd8" and at + 9 <= len(head) and head[at] == 0xFF:
+        if head[at + 4 : at + 8] == b"Exif":
+            return None
+        if 0xC0 <= head[at + 1] <= 0xCF and head[at + 1] not in (0xC4, 0xC8, 0xCC):  # a frame header
+            return _number(head[at + 5 : at + 7]), _number(head[at + 7 : at + 9])
+        at += 2 + _number(head[at + 2 : at + 4])
+    return None
 
 
 def list_pngs(folder: Path, pattern: str = "*.png") -> list[Path]:
@@ -118,5 +169,9 @@ def _kind(image: np.ndarray) -> str:
     return f"{channels} channel{'s' * (channels > 1)} of {image.dtype}"
 
 
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"
+def _size(size: tuple[int, ...]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")

@@ -10,12 +10,19 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Negatives = Literal["mix", "separate", "all_positive"]
 
 
 def contrastive_loss(
-    similarity: Tensor, classes: Tensor, negatives: Negatives, *, scale: Tensor | float = 1.0, no_object: float = 0.1
+    similarity: Tensor,
+    classes: Tensor,
+    negatives: Negatives,
+    *,
+    scale: Tensor | float = 1.0,
+    no_object: float = 0.1,
+    normaliser: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean over all masks of the loss of each.
 
@@ -26,6 +33,7 @@ def contrastive_loss(
             `all_positive`: mean over z of -log softmax with every context of y a positive.
         scale: inverse temperature, 1 is the release.
         no_object: weight of unmatched masks; matched ones have 1.
+        normaliser: divides in place of `sum_q w`, where these masks are a part of the step's.
 
     Returns:
         Scalar, `sum_q w L_q / sum_q w`.
@@ -45,7 +53,22 @@ def contrastive_loss(
     else:
         loss = everything - own.mean(-1)
     weight = torch.where(classes == c - 1, no_object, 1.0)
-    return (loss * weight).sum() / weight.sum()
+    return (loss * weight).sum() / (weight.sum() if normaliser is None else normaliser)
+
+
+def orthogonality(text: Tensor) -> Tensor:
+    """MVP-SEG's constraint on the contexts: `1/(Z(Z-1)) sum_{i != j} mean_c |cos(t_ic, t_jc)|`.
+
+    Args:
+        text: T (Z, C', E), Z >= 2.
+
+    Returns:
+        Scalar in 0..1: 0 where the texts of every class are orthogonal over the contexts, 1 where they are equal.
+    """
+    contexts = text.shape[0]
+    unit = F.normalize(text.float(), dim=-1)
+    cosine = torch.einsum("ice,jce->ijc", unit, unit).abs().mean(-1)
+    return (cosine.sum() - cosine.diagonal().sum()) / (contexts * (contexts - 1))
 
 
 def _one_hot(classes: Tensor, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from torch.nn import functional as F
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import LossConfig
 from mtaclip_core.labels import LabelSpace
-from mtaclip_core.losses.contrastive import contrastive_loss
-from mtaclip_core.losses.mask import binary_cross_entropy, count_segments, dice
+from mtaclip_core.losses.contrastive import contrastive_loss, orthogonality
+from mtaclip_core.losses.mask import binary_cross_entropy, dice
 from mtaclip_core.losses.matcher import Match, match
+from mtaclip_core.losses.normaliser import Normalisers, step_normalisers, target_counts
 from mtaclip_core.losses.points import SegmentTargets, sample_points, segment_targets, uncertain_points, uniform_points
 from mtaclip_core.modeling.mask_text_decoder import LayerPrediction
 from mtaclip_core.modeling.mta_clip import Prediction, text_mask_logits
@@ -26,6 +28,9 @@ class Criterion(nn.Module):
     """Weighted losses of a batch. Holds the learned temperature, where there is one.
 
     Numbers run in float32 whatever the model's precision.
+
+    Attributes:
+        degenerate: images (indices into the last batch) of which matching costs were not numbers.
     """
 
     class_weight: Tensor
@@ -46,6 +51,7 @@ class Criterion(nn.Module):
         self.register_buffer("pixel_weight", pixel, persistent=False)
         if config.temperature == "learned":
             self.log_scale = nn.Parameter(torch.tensor(math.log(CLIP_SCALE)))
+        self.degenerate: set[int] = set()
 
     @property
     def scale(self) -> Tensor | float:
@@ -54,31 +60,51 @@ class Criterion(nn.Module):
             return self.log_scale.exp().clamp(max=MAX_SCALE)
         return 1.0 if self.config.temperature == "none" else 1.0 / self.config.temperature
 
+    def counts(self, labels: Tensor, queries: int) -> Tensor:
+        """`target_counts` of labels for this objective."""
+        return target_counts(labels, self.pixel_weight, queries, self.config.no_object)
+
+    def normalisers(self, counts: Tensor, parts: int = 1) -> Normalisers:
+        """`step_normalisers` for this objective."""
+        return step_normalisers(counts, weighted=self.config.mask_normaliser == "weighted", parts=parts)
+
     def forward(
-        self, prediction: Prediction, labels: Tensor, generator: torch.Generator | None = None
+        self,
+        prediction: Prediction,
+        labels: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+        normalisers: Normalisers | None = None,
     ) -> dict[str, Tensor]:
         """Loss terms, already weighted and summed over layers; their sum is the loss.
 
         Args:
             prediction: what the model gave for B images.
             labels: (B, H, W) class indices, 255 unlabelled.
-            generator: source of the random points.
+            generators: source of each image's random points, so that they do not depend on who shares its batch.
+            normalisers: of the step that this batch is a part of; its own where it is the whole step.
         """
         with torch.autocast(labels.device.type, enabled=False):
             features = prediction.mask_features.float()
             targets = segment_targets(labels, self.classes)
-            points = [uniform_points(self.config.points, features.device, generator) for _ in targets]
+            sources = [None] * len(targets) if generators is None else list(generators)
+            points = [uniform_points(self.config.points, features.device, source) for source in sources]
             at_points = [
                 sample_points(f.unsqueeze(0), p).squeeze(0) for f, p in zip(features.detach(), points, strict=True)
             ]
-            normaliser = count_segments(targets)
+            if normalisers is None:
+                normalisers = self.normalisers(self.counts(labels, prediction.layers[0].class_logits.shape[1]))
             total: dict[str, Tensor] = {}
+            self.degenerate = set()
             for layer in prediction.layers:
                 matches = [self._match(layer, b, targets[b], points[b], at_points[b]) for b in range(len(targets))]
-                for name, value in self._layer(
-                    layer, features, labels, targets, matches, normaliser, generator
-                ).items():
+                self.degenerate |= {b for b, found in enumerate(matches) if found.degenerate}
+                terms = self._layer(layer, features, labels, targets, matches, normalisers, sources)
+                for name, value in terms.items():
                     total[name] = total.get(name, 0.0) + value
+            if self.config.orthogonal_weight > 0 and prediction.text is not None:
+                # Once a step, not once a part.
+                weight = self.config.orthogonal_weight / normalisers.parts
+                total["orthogonal"] = weight * orthogonality(prediction.text)
         return total
 
     def _match(
@@ -104,24 +130,30 @@ class Criterion(nn.Module):
         labels: Tensor,
         targets: list[SegmentTargets],
         matches: list[Match],
-        normaliser: Tensor,
-        generator: torch.Generator | None,
+        normalisers: Normalisers,
+        sources: Sequence[torch.Generator | None],
     ) -> dict[str, Tensor]:
         c = self.config
         classes = torch.full(layer.class_logits.shape[:2], self.classes, device=features.device)
         for b, found in enumerate(matches):
             classes[b, found.queries] = targets[b].classes[found.segments]
         logits = layer.class_logits.float()
-        losses = {"class": c.class_weight * F.cross_entropy(logits.flatten(0, 1), classes.flatten(), self.class_weight)}
-        cross_entropy, overlap = self._masks(layer, features, targets, matches, generator)
-        losses["mask"] = c.mask_weight * cross_entropy / normaliser
-        losses["dice"] = c.dice_weight * overlap / normaliser
+        wrong = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), self.class_weight, reduction="sum")
+        losses = {"class": c.class_weight * wrong / normalisers.queries}
+        cross_entropy, overlap = self._masks(layer, features, targets, matches, sources)
+        losses["mask"] = c.mask_weight * cross_entropy / normalisers.masks
+        losses["dice"] = c.dice_weight * overlap / normalisers.masks
         if c.contrastive_weight > 0 and layer.similarity.numel() > 0:  # without class texts there is none
             losses["contrastive"] = c.contrastive_weight * contrastive_loss(
-                layer.similarity, classes, c.negatives, scale=self.scale, no_object=c.no_object
+                layer.similarity,
+                classes,
+                c.negatives,
+                scale=self.scale,
+                no_object=c.no_object,
+                normaliser=normalisers.queries,
             )
         if c.pixel_text_weight > 0:
-            losses["pixel_text"] = c.pixel_text_weight * self._pixels(layer, features, labels)
+            losses["pixel_text"] = c.pixel_text_weight * self._pixels(layer, features, labels) / normalisers.pixels
         return losses
 
     def _masks(
@@ -130,7 +162,7 @@ class Criterion(nn.Module):
         features: Tensor,
         targets: list[SegmentTargets],
         matches: list[Match],
-        generator: torch.Generator | None,
+        sources: Sequence[torch.Generator | None],
     ) -> tuple[Tensor, Tensor]:
         """Sums over all matched masks of cross entropy and dice; full masks are built for matched queries only."""
         c = self.config
@@ -141,7 +173,7 @@ class Criterion(nn.Module):
                 continue
             masks = torch.einsum("md,dhw->mhw", layer.mask_embed[b, found.queries].float(), features[b])
             with torch.no_grad():
-                points = uncertain_points(masks, c.points, c.oversample, c.importance, generator)
+                points = uncertain_points(masks, c.points, c.oversample, c.importance, sources[b])
                 truth = sample_points(targets[b].masks[found.segments].unsqueeze(1), points).squeeze(1)
                 weights = torch.ones_like(truth)
                 if c.ignore_aware:
@@ -153,10 +185,10 @@ class Criterion(nn.Module):
         return cross_entropy, overlap
 
     def _pixels(self, layer: LayerPrediction, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of the text tokens' masks over the classes, at the labels' size."""
+        """Weighted sum over pixels of the text masks' cross entropy over the classes, at the labels' size."""
         logits = text_mask_logits(layer.text_mask_embed, features, self.classes)
         logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
         target = labels.long()
         weight = self.pixel_weight[target.clamp(max=self.classes - 1)] * (target < self.classes)
         loss = F.cross_entropy(logits, target.masked_fill(target >= self.classes, -100), reduction="none")
-        return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+        return (loss * weight).sum()

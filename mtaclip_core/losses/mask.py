@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from mtaclip_core.losses.points import SegmentTargets
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -36,13 +31,3 @@ def pairwise_dice(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     p = logits.sigmoid() * weights
     t = targets * weights
     return 1.0 - (2.0 * (p @ targets.T) + 1.0) / (p.sum(1)[:, None] + t.sum(1)[None, :] + 1.0)
-
-
-def count_segments(targets: Sequence[SegmentTargets]) -> Tensor:
-    """Number of segments in the batch over all processes, per process, at least 1 (the mask losses' normaliser)."""
-    # On the targets' device: NCCL reduces nothing that lies on the CPU.
-    count = torch.tensor(float(sum(len(t.classes) for t in targets)), device=targets[0].classes.device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -16,10 +17,14 @@ WORST_COST = 1e6
 
 @dataclass(frozen=True)
 class Match:
-    """Pairs of one image: query `queries[i]` answers for segment `segments[i]`; both (M,) int64."""
+    """Pairs of one image: query `queries[i]` answers for segment `segments[i]`; both (M,) int64.
+
+    `degenerate`: some of the costs were not numbers.
+    """
 
     queries: Tensor
     segments: Tensor
+    degenerate: bool = False
 
 
 @torch.no_grad()
@@ -39,7 +44,7 @@ def match(
     Args:
         class_logits: (Q, C+1).
         mask_logits: (Q, P) at the points.
-        targets: M <= Q segments.
+        targets: M segments; where there are more than Q, the dearest go without.
         points: (1, P, 2) in 0..1.
 
     A cost that is not a number counts as the worst, so that a diverging query cannot stop the training.
@@ -58,6 +63,9 @@ def match(
         + mask_weight * pairwise_binary_cross_entropy(logits, truth, weights)
         + dice_weight * pairwise_dice(logits, truth, weights)
     )
-    cost = torch.nan_to_num(cost, nan=WORST_COST, posinf=WORST_COST, neginf=-WORST_COST)
-    rows, columns = linear_sum_assignment(cost.cpu().numpy())
-    return Match(torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device))
+    costs = cost.cpu().numpy()
+    degenerate = not bool(np.isfinite(costs).all())
+    if degenerate:
+        costs = np.nan_to_num(costs, nan=WORST_COST, posinf=WORST_COST, neginf=-WORST_COST)
+    rows, columns = linear_sum_assignment(costs)
+    return Match(torch.as_tensor(rows, device=device), torch.as_tensor(columns, device=device), degenerate)

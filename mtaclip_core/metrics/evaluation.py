@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -15,6 +16,7 @@ from mtaclip_core.cli import UserError
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID, LabelSpace, common_space, join
+from mtaclip_core.metrics.boundary_iou import BoundaryIoU
 from mtaclip_core.metrics.cityscapes_score import CityscapesScore
 from mtaclip_core.metrics.confusion import Confusion
 from mtaclip_core.metrics.prediction_folder import PredictionFolder
@@ -47,12 +49,14 @@ class EvaluationResult:
         images: one entry per frame, in the order of the split.
         seconds: wall time of reading, segmenting and counting.
         cityscapes: the official script's keys, where the data is Cityscapes and the model has its 19 classes.
+        boundary: Boundary IoU over the same space, where it was asked for.
     """
 
     confusion: Confusion
     images: tuple[ImageScore, ...]
     seconds: float
     cityscapes: dict[str, Any] | None
+    boundary: BoundaryIoU | None = None
 
     @property
     def space(self) -> LabelSpace:
@@ -72,6 +76,8 @@ class EvaluationResult:
             "pixel_accuracy": self.confusion.pixel_accuracy(),
             "seconds": round(self.seconds, 3),
         }
+        if self.boundary is not None:
+            result["boundary"] = self.boundary.result()
         return result if self.cityscapes is None else result | {"cityscapes": self.cityscapes}
 
 
@@ -98,12 +104,14 @@ class FrameCounts:
     Attributes:
         confusion: over the common space.
         official: Cityscapes' own counts, where they are kept.
+        boundary: counts over the common space, where they are kept.
     """
 
     index: int
     name: str
     confusion: Confusion
     official: CityscapesScore | None
+    boundary: BoundaryIoU | None = None
 
 
 class Comparison:
@@ -114,15 +122,24 @@ class Comparison:
         model_space, space: the model's classes, and the coarser space in which both are compared.
     """
 
-    def __init__(self, labels: Labels, dataset: SegmentationDataset, space: LabelSpace | None = None) -> None:
+    def __init__(
+        self,
+        labels: Labels,
+        dataset: SegmentationDataset,
+        space: LabelSpace | None = None,
+        *,
+        boundary: bool = False,
+    ) -> None:
         """
         Args:
             space: the classes of a plain function's labels, the data set's own when None; others know theirs.
+            boundary: count for Boundary IoU too.
 
         Raises:
             UserError: the classes of the model and of the data cannot be joined.
         """
         self.dataset = dataset
+        self._boundary = boundary
         self._labels = labels
         if isinstance(labels, PredictionFolder | Segmenter):
             space = labels.space
@@ -160,12 +177,21 @@ class Comparison:
             self._check_size(index, predicted, truth)
             official.update(truth, self._to_label_ids[predicted], self.dataset.instances(index))
             if self.space == CITYSCAPES:
-                return FrameCounts(index, name, official.confusion.regroup(LABEL_ID_TO_TRAIN_ID, CITYSCAPES), official)
+                confusion = official.confusion.regroup(LABEL_ID_TO_TRAIN_ID, CITYSCAPES)
+                boundary = self._boundary_counts(cv2.LUT(truth, LABEL_ID_TO_TRAIN_ID), predicted)
+                return FrameCounts(index, name, confusion, official, boundary)
         truth = self.dataset.label(index) if sample is None else sample.label
         self._check_size(index, predicted, truth)
         confusion = Confusion(self.space)
         confusion.update(self._of_truth[truth], self._of_model[predicted])
-        return FrameCounts(index, name, confusion, official)
+        return FrameCounts(index, name, confusion, official, self._boundary_counts(self._of_truth[truth], predicted))
+
+    def _boundary_counts(self, truth: np.ndarray, predicted: np.ndarray) -> BoundaryIoU | None:
+        if not self._boundary:
+            return None
+        counts = BoundaryIoU(self.space)
+        counts.update(truth, self._of_model[predicted])
+        return counts
 
     def _predict(self, index: int, sample: Sample | None) -> np.ndarray:
         if isinstance(self._labels, PredictionFolder):
@@ -210,6 +236,7 @@ def fold(space: LabelSpace, frames: Iterable[FrameCounts], count: int, progress:
     """Add the frames up in the order in which they come: who counted them makes no difference to the last bit."""
     total = Confusion(space)
     official: CityscapesScore | None = None
+    boundary: BoundaryIoU | None = None
     images = []
     start = time.perf_counter()
     for frame in tqdm(frames, total=count, desc="evaluate", unit="frame", file=sys.stderr, disable=not progress):
@@ -217,5 +244,7 @@ def fold(space: LabelSpace, frames: Iterable[FrameCounts], count: int, progress:
         images.append(ImageScore(frame.index, frame.name, frame.confusion.miou()))
         if frame.official is not None:
             official = frame.official if official is None else official + frame.official
-    seconds = time.perf_counter() - start
-    return EvaluationResult(total, tuple(images), seconds, official.result() if official is not None else None)
+        if frame.boundary is not None:
+            boundary = frame.boundary if boundary is None else boundary + frame.boundary
+    scores = official.result() if official is not None else None
+    return EvaluationResult(total, tuple(images), time.perf_counter() - start, scores, boundary)

@@ -12,6 +12,8 @@ import numpy as np
 from mtaclip_core.data.dataset import SegmentationDataset
 from mtaclip_core.drawing import caption, grid, overlay
 from mtaclip_core.labels import CATEGORIES, UNLABELLED, LabelSpace
+from mtaclip_core.metrics.boundary_iou import RATIO
+from mtaclip_core.metrics.confusion import mean
 from mtaclip_core.metrics.evaluation import ComparedFrame, Comparison, EvaluationResult, ImageScore, Labels
 from mtaclip_core.metrics.report import (
     Headline,
@@ -56,13 +58,16 @@ def write_evaluation_report(
         Headline("pixel accuracy", percent(result.confusion.pixel_accuracy()), "of labelled pixels"),
         Headline("images", str(len(result.images)), f"{result.seconds:.1f} s in all"),
     ]
+    if result.boundary is not None:
+        average = mean(result.boundary.iou())
+        headline.insert(1, Headline("boundary mIoU", percent(average), f"{100 * RATIO:g}% of the diagonal wide"))
     if official:
         headline.insert(1, Headline("category IoU", percent(official["averageScoreCategories"]), "7 categories"))
         if "averageScoreInstClasses" in official:
             headline.insert(2, Headline("iIoU", percent(official["averageScoreInstClasses"]), "8 classes"))
     classes = Section(
         "Classes",
-        table=class_table(result.confusion),
+        table=class_table(result.confusion, {"boundary IoU": result.boundary.iou()} if result.boundary else None),
         pictures=(class_bars(result.confusion.iou(), result.space), confusion_heatmap(result.confusion)),
     )
     sections = [classes, *_category_section(official), *_image_sections(result, Comparison(labels, dataset))]

@@ -71,6 +71,8 @@ def write_report(
 ) -> Path:
     """Write one HTML page that needs no other file; it appears whole or not at all.
 
+    Where pictures name their classes, the page can be narrowed to those with a chosen one.
+
     Args:
         path: the file to write; its folder is created.
         details: command, model, versions: what the reader needs to make the numbers again.
@@ -79,8 +81,14 @@ def write_report(
         `path`.
     """
     environment = jinja2.Environment(loader=jinja2.PackageLoader("mtaclip_core.metrics"), autoescape=True)
+    classes = sorted({name for section in sections for picture in section.pictures for name in picture.classes})
     html = environment.get_template("report.html").render(
-        title=title, subtitle=subtitle, headline=headline, sections=sections, details=details or {}
+        title=title,
+        subtitle=subtitle,
+        headline=headline,
+        sections=sections,
+        details=details or {},
+        classes=classes,
     )
     write_text(path, html)
     return path
@@ -141,8 +149,9 @@ def confusion_heatmap(confusion: Confusion) -> Picture:
     return Picture(figure_uri(figure), "Where the pixels of every true class went, in per cent of its row.")
 
 
-def class_table(confusion: Confusion) -> Table:
-    """IoU, precision, recall and share of the true pixels by class, in per cent."""
+def class_table(confusion: Confusion, more: Mapping[str, Mapping[str, float | None]] | None = None) -> Table:
+    """IoU, precision, recall and share of the true pixels by class, in per cent, then columns of `more` scores."""
+    more = more or {}
     matrix, n = confusion.matrix, len(confusion.space)
     total = max(int(matrix.sum()), 1)
     rows = []
@@ -155,9 +164,10 @@ def class_table(confusion: Confusion) -> Table:
                 percent(tp / predicted if predicted else None),
                 percent(tp / true if true else None),
                 f"{100 * true / total:.2f}",
+                *(percent(scores.get(name)) for scores in more.values()),
             )
         )
-    return Table(("class", "IoU", "precision", "recall", "share of pixels"), tuple(rows))
+    return Table(("class", "IoU", "precision", "recall", "share of pixels", *more), tuple(rows))
 
 
 def percent(score: float | None) -> str:

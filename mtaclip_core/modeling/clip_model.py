@@ -70,9 +70,10 @@ def _download(name: str, tag: str, config: dict[str, object]) -> Path:
             return Path(open_clip.download_pretrained(config))
     except (OSError, urllib.error.URLError) as error:
         raise UserError(
-            f"CLIP weights {name}/{tag} cannot be downloaded from here ({type(error).__name__}); download them where "
-            "there is network and give the file's path as `pretrained`, or train without CLIP: a timm backbone or "
-            "pretrained=null, and text.source=learned or random_orthogonal"
+            f"CLIP weights {name}/{tag} cannot be downloaded from here ({type(error).__name__}); fetch them where "
+            "there is network (open_clip.download_pretrained) and give the file: model.backbone.pretrained=FILE "
+            "model.text.clip_pretrained=FILE; or train with another text source: model.text.source=learned, "
+            "random_orthogonal or none, and model.backbone.pretrained=null or a timm backbone"
         ) from error
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ from mtaclip_core.modeling.pixel_features import PixelFeatures
 from mtaclip_core.modeling.position_embedding import sine_position_embedding
 
 GAMMA_INIT = 1e-4
+CLASSIFIER_SCALE = 1 / 0.07
+"""What cosines are multiplied with at first where they classify; learned from there."""
+
+Classifier = Literal["linear", "similarity", "product"]
 
 
 @dataclass  # not frozen: Fabric rebuilds it in float32 under mixed precision
@@ -20,7 +26,7 @@ class LayerPrediction:
     """What is predicted after one decoder layer. B batch, Q queries, C classes, C'=C+1, Z contexts, D width.
 
     Attributes:
-        class_logits: (B, Q, C+1), the last one "no object".
+        class_logits: (B, Q, C+1), the last one "no object"; from the decoder's `classifier`.
         mask_embed: (B, Q, D); its product with the mask features (B, D, h, w) gives the mask logits.
         text_mask_embed: (B, Z, C', D), the same for the text tokens; empty where they were dropped.
         similarity: (B, Q, Z, C') cosine of every mask with every class text; empty where it was not wanted.
@@ -89,6 +95,11 @@ class MaskTextDecoder(nn.Module):
         contexts: Z; 0: no texts.
         text_width: E, width of the text table.
         queries, width, layers, heads, feedforward: Q, D and the shape of the layers.
+        classifier: where class logits come from: "linear", a head on the mask queries; "similarity", the cosine of
+            the mask with the nearest context of each class, times a learned scale; "product", of both probabilities.
+
+    Attributes:
+        with_similarity: whether training wants the similarity; without, it is computed for the classifier alone.
     """
 
     def __init__(
@@ -102,8 +113,13 @@ class MaskTextDecoder(nn.Module):
         layers: int = 9,
         heads: int = 8,
         feedforward: int = 2048,
+        classifier: Classifier = "linear",
     ) -> None:
         super().__init__()
+        if classifier != "linear" and not contexts:
+            raise ValueError(f"classifier {classifier} needs texts")
+        self.classifier = classifier
+        self.with_similarity = True
         self.queries, self.contexts, self.classes = queries, contexts, classes
         tokens = queries + contexts * (classes + 1)
         self.query_features = nn.Parameter(torch.randn(queries, width))
@@ -115,7 +131,10 @@ class MaskTextDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward) for _ in range(layers))
 
         self.output_norm = nn.LayerNorm(width)
-        self.class_head = nn.Linear(width, classes + 1)
+        if classifier != "similarity":
+            self.class_head = nn.Linear(width, classes + 1)
+        if classifier != "linear":
+            self.classifier_scale = nn.Parameter(torch.tensor(math.log(CLASSIFIER_SCALE)))
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
@@ -138,10 +157,10 @@ class MaskTextDecoder(nn.Module):
 
         Args:
             pixels: mask features (B, D, h, w) and three levels, strides 32, 16, 8.
-            text: T (Z, C', E); None only with `last_only`, where the similarity is not wanted.
+            text: T (Z, C', E); None only with `last_only` and the linear classifier, which need no similarity.
             tokens: `initial_tokens(text)` where the caller has it folded, (N, D); its first Q rows alone drop the text
                 tokens, which needs `last_only`.
-            last_only: predict after the last layer only, without similarity (test time).
+            last_only: predict after the last layer only (test time).
 
         Returns:
             One prediction per layer (the one before the first layer only makes the first attention mask).
@@ -159,7 +178,7 @@ class MaskTextDecoder(nn.Module):
             x = layer(x, position, keys[level], values[level], allowed)
             if not last_only:
                 predictions.append(self._predict(x, text))
-        return [self._predict(x, None)] if last_only else predictions
+        return [self._predict(x, None if self.classifier == "linear" else text)] if last_only else predictions
 
     def _memory(self, pixels: PixelFeatures) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """Keys and values (B, M, D) of each level, and the mask features resized to it, (B, D, M).
@@ -196,14 +215,21 @@ class MaskTextDecoder(nn.Module):
         embed = self.mask_head(y)
         shape = (self.contexts, self.classes + 1)
         similarity = x.new_empty(0)
-        if text is not None and self.contexts:
+        if text is not None and self.contexts and (self.with_similarity or self.classifier != "linear"):
             similarity = self._similarity(masks, texts.unflatten(1, shape), text)
         return LayerPrediction(
-            class_logits=self.class_head(masks),
+            class_logits=self._classify(masks, similarity),
             mask_embed=embed[:, : self.queries],
             text_mask_embed=embed[:, self.queries :].unflatten(1, shape) if texts.shape[1] else embed.new_empty(0),
             similarity=similarity,
         )
+
+    def _classify(self, masks: Tensor, similarity: Tensor) -> Tensor:
+        """Logits (B, Q, C+1); those of a product of probabilities are a sum."""
+        if self.classifier == "linear":
+            return self.class_head(masks)
+        cosine = similarity.amax(2) * self.classifier_scale.exp()
+        return cosine if self.classifier == "similarity" else self.class_head(masks) + cosine
 
     def _similarity(self, masks: Tensor, texts: Tensor, text: Tensor) -> Tensor:
         """s[q, z, c] = cos(mask_q, T~[z, c]) with T~ = T + gamma * LN(Linear(text token)) (METHOD 11, 12)."""

@@ -24,10 +24,12 @@ class Prediction:
     Attributes:
         mask_features: (B, D, h, w), h, w = H/4, W/4.
         layers: one prediction per decoder layer, the last one is the model's answer.
+        text: T (Z, C', E), the class texts that the decoder was given.
     """
 
     mask_features: Tensor
     layers: list[LayerPrediction]
+    text: Tensor | None = None
 
 
 class MTAClip(nn.Module):
@@ -39,6 +41,7 @@ class MTAClip(nn.Module):
     """
 
     _folded: Tensor | None
+    _folded_text: Tensor | None
 
     def __init__(
         self,
@@ -60,11 +63,20 @@ class MTAClip(nn.Module):
         self.mean: tuple[float, float, float] = backbone.mean  # type: ignore[assignment]
         self.std: tuple[float, float, float] = backbone.std  # type: ignore[assignment]
         self.register_buffer("_folded", None, persistent=False)
+        self.register_buffer("_folded_text", None, persistent=False)
+        self.frozen_norms: list[nn.Module] = []
 
     def forward(self, images: Tensor) -> Prediction:
         """(B, 3, H, W) normalised, H and W multiples of 32 -> predictions of all decoder layers."""
         pixels = self.pixel_decoder(self.backbone(images))
-        return Prediction(pixels.mask_features, self.decoder(pixels, self.text()))
+        text = self.text()
+        return Prediction(pixels.mask_features, self.decoder(pixels, text), text)
+
+    def freeze_batch_norm(self) -> None:
+        """Leave the batch norms of the backbone as they are from now on: statistics, scale and shift."""
+        self.frozen_norms = [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        for module in self.frozen_norms:
+            module.requires_grad_(False).eval()
 
     def fold_text(self, *, keep_tokens: bool = True) -> None:
         """Compute the decoder's initial tokens once; they do not depend on the image.
@@ -75,21 +87,32 @@ class MTAClip(nn.Module):
             keep_tokens: False drops the text tokens, so that the mask queries pass the decoder alone.
 
         Raises:
-            UserError: text tokens are to be dropped, but the class maps hold their masks.
+            UserError: text tokens are to be dropped, but the class maps hold their masks or need their similarity.
         """
+        if not keep_tokens and self.decoder.classifier != "linear":
+            raise UserError(
+                f"text tokens cannot be dropped: this model classifies by similarity to them (model.classifier "
+                f"{self.decoder.classifier})"
+            )
         if not keep_tokens and self.text_map_weight > 0:
             raise UserError(
                 f"text tokens cannot be dropped: the class maps of this model hold {self.text_map_weight:.0%} of their "
                 f"masks (model.text_map_weight)"
             )
         with torch.no_grad():
-            tokens = self.decoder.initial_tokens(self.text()).detach()
+            text = self.text()
+            tokens = self.decoder.initial_tokens(text).detach()
+        if self.decoder.classifier != "linear":
+            self._folded_text = text.detach()
         self._folded = tokens if keep_tokens else tokens[: self.decoder.queries].clone()
 
     def train(self, mode: bool = True) -> MTAClip:
         if mode:
-            self._folded = None
-        return super().train(mode)
+            self._folded = self._folded_text = None
+        super().train(mode)
+        for module in self.frozen_norms:
+            module.eval()
+        return self
 
     def class_maps(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Class maps at stride 4: `sum_q softmax(class_q)[:C] * sigmoid(mask_q)` (METHOD 14).
@@ -105,8 +128,11 @@ class MTAClip(nn.Module):
             (B, C, H/4, W/4) or (B, C, *size) float32, >= 0.
         """
         pixels = self.pixel_decoder(self.backbone(images))
-        tokens = self._folded if self._folded is not None else self.decoder.initial_tokens(self.text())
-        last = self.decoder(pixels, None, tokens, last_only=True)[-1]
+        text, tokens = self._folded_text, self._folded
+        if tokens is None:
+            text = self.text()
+            tokens = self.decoder.initial_tokens(text)
+        last = self.decoder(pixels, text, tokens, last_only=True)[-1]
         return combine_maps(last, pixels.mask_features, len(self.space), self.text_map_weight, size)
 
 
@@ -164,6 +190,7 @@ def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0, *, load: 
         width=config.text.width,
         seed=seed,
         load=load,
+        learn_contexts=config.text.learn_contexts,
     )
     decoder = MaskTextDecoder(
         classes=len(space),
@@ -174,6 +201,10 @@ def build_model(config: ModelConfig, space: LabelSpace, seed: int = 0, *, load: 
         layers=config.decoder.layers,
         heads=config.decoder.heads,
         feedforward=config.decoder.feedforward,
+        classifier=config.classifier,
     )
     pixel_decoder = build_pixel_decoder(config.pixel_decoder, backbone.channels, width)
-    return MTAClip(backbone, pixel_decoder, text, decoder, space, text_map_weight=config.text_map_weight)
+    model = MTAClip(backbone, pixel_decoder, text, decoder, space, text_map_weight=config.text_map_weight)
+    if b.freeze_batch_norm:
+        model.freeze_batch_norm()
+    return model

@@ -31,4 +31,4 @@ def build_pixel_decoder(
         return MSDeformAttnPixelDecoder(
             channels, width, layers=config.layers, heads=config.heads, feedforward=config.feedforward
         )
-    return FPNPixelDecoder(channels, width)
+    return FPNPixelDecoder(channels, width, norm=config.norm)

@@ -37,33 +37,43 @@ def readable(name: str) -> str:
 class ClipPromptText(TextTable):
     """Z learned contexts of 8 tokens, shared by all classes, before each class name (METHOD.md 1, rows 3 to 6).
 
-    A sequence is start, 8 learned tokens, the class name's tokens, end, padding; there are no template words.
+    A sequence is start, 8 learned tokens, the class name's tokens, end, padding; there are no template words. Without
+    learned contexts it is the bare class name.
     """
 
     tokens: torch.Tensor
     eot_index: torch.Tensor
 
-    def __init__(self, encoder: TextEncoder, class_names: Sequence[str], contexts: int, seed: int = 0) -> None:
-        """`class_names`: the C classes without `none`, which is appended. UserError for a name that is too long."""
+    def __init__(
+        self, encoder: TextEncoder, class_names: Sequence[str], contexts: int, seed: int = 0, learn: bool = True
+    ) -> None:
+        """
+        Args:
+            class_names: the C classes without `none`, which is appended.
+            learn: False leaves the learned tokens out.
+
+        Raises:
+            UserError: a name that is too long.
+        """
         texts = [*(readable(name) for name in class_names), NONE_NAME]
         super().__init__(contexts, len(texts), encoder.width)
         self.encoder = encoder
         generator = torch.Generator().manual_seed(seed)
-        self.prompts = nn.Parameter(
-            torch.randn(contexts, CONTEXT_TOKENS, encoder.token_width, generator=generator) * INITIAL_STD
-        )
+        learned = CONTEXT_TOKENS if learn else 0
+        prompts = torch.randn(contexts, learned, encoder.token_width, generator=generator, device="cpu") * INITIAL_STD
+        self.prompts = nn.Parameter(prompts, requires_grad=learn)
         rows = encoder.tokenize(texts)
         longest = max(len(row) for row in rows)
-        if longest + CONTEXT_TOKENS > encoder.length:
+        if longest + learned > encoder.length:
             name = texts[max(range(len(rows)), key=lambda i: len(rows[i]))]
             raise UserError(
-                f"class name '{name}' has {longest - 2} tokens; at most {encoder.length - 2 - CONTEXT_TOKENS} fit "
-                f"beside {CONTEXT_TOKENS} learned ones"
+                f"class name '{name}' has {longest - 2} tokens; at most {encoder.length - 2 - learned} fit "
+                f"beside {learned} learned ones"
             )
         # Padding only up to the longest name: what follows the end token changes nothing (causal attention).
         padded = [row + [0] * (longest - len(row)) for row in rows]
         self.register_buffer("tokens", torch.tensor(padded), persistent=False)  # (C', longest)
-        ends = [len(row) - 1 + CONTEXT_TOKENS for row in rows]
+        ends = [len(row) - 1 + learned for row in rows]
         self.register_buffer("eot_index", torch.tensor(ends), persistent=False)  # (C',)
 
     def forward(self) -> torch.Tensor:
@@ -83,6 +93,7 @@ def build_text(
     width: int,
     seed: int = 0,
     load: bool = True,
+    learn_contexts: bool = True,
 ) -> TextTable:
     """The text table of C classes and `none`.
 
@@ -95,12 +106,14 @@ def build_text(
         width: E for the other sources; a CLIP model has its own.
         seed: of the initial values.
         load: as `build_clip`.
+        learn_contexts: for "clip"; False: bare class names.
 
     Raises:
         UserError: CLIP weights that cannot be had, a class name that is too long for CLIP.
     """
     if source == "clip":
-        return ClipPromptText(build_text_encoder(clip_name, clip_pretrained, load), class_names, contexts, seed)
+        encoder = build_text_encoder(clip_name, clip_pretrained, load)
+        return ClipPromptText(encoder, class_names, contexts, seed, learn_contexts)
     texts = len(class_names) + 1
     if source == "learned":
         return LearnedText(contexts, texts, width, seed)

@@ -57,7 +57,8 @@ class TextEncoder(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, start and end included, padding left out."""
         end = self.tokenizer.eot_token_id
-        rows = self.tokenizer(list(texts), context_length=self.length).tolist()
+        with torch.device("cpu"):  # whatever device the model is being built on
+            rows = self.tokenizer(list(texts), context_length=self.length).tolist()
         return [row[: row.index(end) + 1] for row in rows]
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:

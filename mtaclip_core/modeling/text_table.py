@@ -35,7 +35,7 @@ class LearnedText(TextTable):
         super().__init__(contexts, texts, width)
         generator = torch.Generator().manual_seed(seed)
         # Rows of about unit length, like a normalised CLIP text.
-        self.table = nn.Parameter(torch.randn(contexts, texts, width, generator=generator) * width**-0.5)
+        self.table = nn.Parameter(torch.randn(contexts, texts, width, generator=generator, device="cpu") * width**-0.5)
 
     def forward(self) -> torch.Tensor:
         """`T: (Z, C', E)`, a parameter."""
@@ -80,5 +80,5 @@ class NoText(TextTable):
 def _orthonormal(rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
     """(rows, width) float32 with orthonormal rows; rows <= width."""
     # In float64, so that the rows are orthonormal to float32 precision.
-    q, _ = torch.linalg.qr(torch.randn(width, rows, generator=generator, dtype=torch.float64))
+    q, _ = torch.linalg.qr(torch.randn(width, rows, generator=generator, dtype=torch.float64, device="cpu"))
     return q.T.float()

@@ -64,6 +64,10 @@ class TorchSegmenter(Segmenter):
             "cuda_graph": lambda: CudaGraphs(self._graph.network),
         }[mode]()
 
+    @property
+    def graph(self) -> DeployedSegmenter:
+        return self._graph
+
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
         check_frames(frames)
         results: dict[int, Segmentation] = {}

@@ -88,8 +88,9 @@ def load_model(path: str | Path) -> tuple[MTAClip, TrainConfig]:
     config = parse_config(meta["config"], str(path))
     space = LabelSpace.from_list(meta["space"]["name"], meta["space"]["classes"])
     model = build_model(config.model, space, config.seed, load=False)
-    prefix = "ema." if any(name.startswith("ema.") for name in tensors) else "model."
-    weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    weights: dict[str, Tensor] = {}
+    for prefix in ("model.", "ema."):  # averaged weights lack those that were not trained
+        weights |= {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -37,7 +37,11 @@ class CheckpointSegmenter(Segmenter):
         self.network_size = config.size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._graph = DeployedSegmenter(model.to(self._device), config.size).eval().to(self._device)
-        model.fold_text()
+        model.fold_text(keep_tokens=config.model.text_tokens == "kept")
+
+    @property
+    def graph(self) -> DeployedSegmenter:
+        return self._graph
 
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
         check_frames(frames)

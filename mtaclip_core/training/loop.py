@@ -9,35 +9,32 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig
-from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
+from mtaclip_core.data.check import require_sound
+from mtaclip_core.data.dataset import SegmentationDataset, label_space, open_dataset
 from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
 from mtaclip_core.files import prepare_file
-from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelSpace
+from mtaclip_core.labels import LabelSpace
 from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.modeling.mta_clip import build_model
 from mtaclip_core.training.ema import WeightAverage
+from mtaclip_core.training.preparation import freeze_unused, prepare_execution
+from mtaclip_core.training.problems import Problems
 from mtaclip_core.training.run_folder import TrainingState, write_run_files
-from mtaclip_core.training.schedule import build_optimiser, rate_factor
+from mtaclip_core.training.run_log import RunLog
+from mtaclip_core.training.schedule import build_optimiser
+from mtaclip_core.training.step import TrainingStep
 from mtaclip_core.training.validation import validate
-
-SPACES = {"cityscapes": CITYSCAPES, "camvid": CAMVID}
-FABRIC_PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "f32": "32-true",
-    "bf16": "bf16-mixed",
-    "fp16": "16-mixed",
-}
 
 
 class Trainer:
@@ -71,11 +68,20 @@ class Trainer:
         prepare_file(self.last)
         # What torchrun started, no more: without it one process, on however many GPUs lie idle.
         local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        self.fabric = Fabric(precision=FABRIC_PRECISION[config.precision], devices=local, num_nodes=world // local)
+        scaler = None
+        if config.precision == "fp16":
+            if not torch.cuda.is_available():
+                raise UserError("precision fp16 needs a GPU, and there is none; use bf16 or f32")
+            scaler = torch.amp.GradScaler("cuda")
+        self.fabric = Fabric(devices=local, num_nodes=world // local, **_precision(config.precision, scaler))
         self.fabric.launch()
-        if config.batch % self.fabric.world_size:
-            raise UserError(f"batch {config.batch} does not divide over {self.fabric.world_size} processes")
-        self.space: LabelSpace = SPACES[config.classes]
+        parts = self.fabric.world_size * config.accumulate
+        if config.batch % parts:
+            raise UserError(
+                f"batch {config.batch} does not divide over {self.fabric.world_size} processes in {config.accumulate} "
+                f"parts each; set batch to a multiple of {parts}"
+            )
+        self.space: LabelSpace = label_space(config.classes)
         torch.manual_seed(config.seed)
         model = build_model(config.model, self.space, config.seed)
         criterion = Criterion(config.loss, self.space).to(self.fabric.device)
@@ -89,11 +95,14 @@ class Trainer:
         self.validation: SegmentationDataset | None = None
         if config.validation is not None:
             self.validation = open_dataset(config.validation.data, config.validation.split)
+        if self.fabric.is_global_zero:
+            require_sound([*self.stream.datasets, *([self.validation] if self.validation else [])])
         model = model.to(self.fabric.device)
+        freeze_unused(model, config)
         optimiser = build_optimiser(model, criterion, config.optimiser)
-        self.base_rates = [group["lr"] for group in optimiser.param_groups]
         average = WeightAverage(model, config.ema) if config.ema else None
-        self.state = TrainingState(model, criterion, optimiser, average)
+        prepare_execution(model, config)
+        self.state = TrainingState(model, criterion, optimiser, average, scaler)
         if resume:
             self.state.restore(self.last)
         self.wrapped, self.wrapped_optimiser = self.fabric.setup(model, optimiser)
@@ -106,33 +115,23 @@ class Trainer:
         """
         if self.fabric.is_global_zero:
             write_run_files(self.folder, self.config)
-        config, state = self.config, self.state
+        config, state, fabric = self.config, self.state, self.fabric
         previous = [signal.signal(s, self._request_stop) for s in (signal.SIGINT, signal.SIGTERM)]
-        writer = None
-        if self.fabric.is_global_zero:
-            writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=state.step or None)
-        bar = tqdm(
-            total=config.steps, initial=state.step, desc="train", unit="step", disable=not self.fabric.is_global_zero
-        )
+        problems = Problems(self.folder, fabric.global_rank, state.step)
+        step = TrainingStep(fabric, config, state, self.wrapped, self.wrapped_optimiser, problems, self.stream.name)
+        log = RunLog(self.folder, config, problems, state.step, writes=fabric.is_global_zero)
         self.wrapped.train()
         batches = self._batches()
         try:
-            window: dict[str, float] = {}
-            since, first = time.perf_counter(), state.step
             for images, labels in batches:
-                losses = self._step(images, labels)
+                first = state.step * config.batch + fabric.global_rank
+                numbers = range(first, (state.step + 1) * config.batch, fabric.world_size)  # those of StepSampler
+                result = step(images, labels, numbers)
                 state.step += 1
-                for name, value in losses.items():
-                    window[name] = window.get(name, 0.0) + value.item()
-                bar.update()
-                if state.step % config.log_every == 0:
-                    if writer is not None:
-                        self._log(writer, bar, window, state.step - first, time.perf_counter() - since)
-                    window, since, first = {}, time.perf_counter(), state.step
+                log.add(result, [group["lr"] for group in state.optimiser.param_groups])
                 finished = state.step == config.steps
                 if self.validation is not None and (finished or state.step % config.evaluate_every == 0):
-                    self._validate(writer)
-                    since = time.perf_counter()
+                    self._validate(log)
                 stopping = self._stopping()
                 if finished or stopping or state.step % config.checkpoint_every == 0:
                     self._save(self.last, resumable=True)
@@ -141,9 +140,7 @@ class Trainer:
                     raise KeyboardInterrupt
         finally:
             batches.close()
-            bar.close()
-            if writer is not None:
-                writer.close()
+            log.close()
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
                 signal.signal(number, handler)
         return state.best_miou if state.best_miou >= 0 else None
@@ -161,60 +158,25 @@ class Trainer:
             worker_init_fn=_leave_signals_to_the_trainer,
         )
         try:
-            for images, labels in loader:
-                yield images.to(f.device, non_blocking=True), labels.to(f.device, non_blocking=True)
+            yield from loader
         except UserError as error:
             # A worker process sends its whole traceback as the text; the user needs the last line.
             raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
 
-    def _step(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        config, state = self.config, self.state
-        factor = rate_factor(state.step, config.steps, config.optimiser)
-        for group, rate in zip(state.optimiser.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
-        # Keyed by step and process, so that a resumed training draws the same points.
-        key = np.random.default_rng([config.seed, state.step, self.fabric.global_rank]).integers(2**62)
-        generator = torch.Generator().manual_seed(int(key))
-        losses = state.criterion(self.wrapped(images), labels, generator)
-        loss = torch.stack(list(losses.values())).sum()
-        self.wrapped_optimiser.zero_grad()
-        self.fabric.backward(loss)
-        if config.optimiser.clip_norm:
-            self.fabric.clip_gradients(self.wrapped, self.wrapped_optimiser, max_norm=config.optimiser.clip_norm)
-        self.wrapped_optimiser.step()
-        if state.average:
-            state.average.update(state.model)
-        return losses
-
-    def _log(self, writer: SummaryWriter, bar: tqdm, window: dict[str, float], steps: int, seconds: float) -> None:
-        """Means over the last `steps` steps, which took `seconds`."""
-        step = self.state.step
-        terms = {name: value / steps for name, value in window.items()}
-        total = sum(terms.values())
-        rate = self.state.optimiser.param_groups[-1]["lr"]
-        writer.add_scalar("loss/total", total, step)
-        for name, value in terms.items():
-            writer.add_scalar(f"loss/{name}", value, step)
-        writer.add_scalar("lr", rate, step)
-        writer.add_scalar("samples_per_second", steps * self.config.batch / seconds, step)
-        bar.set_postfix_str(f"loss {total:.3f} lr {rate:.2e}")
-
-    def _validate(self, writer: SummaryWriter | None) -> None:
+    def _validate(self, log: RunLog) -> None:
         assert self.validation is not None
+        begin = time.perf_counter()
         model = self.state.average.model if self.state.average else self.state.model
-        result = validate(model, self.validation, self.config.size, self.fabric.device)
+        keep = self.config.model.text_tokens == "kept"
+        result = validate(model, self.validation, self.config.size, self.fabric.device, keep_tokens=keep)
+        with torch.no_grad():
+            text = model.text()
         self.wrapped.train()
-        miou = result.miou() or 0.0
+        miou = result.confusion.miou() or 0.0
         if miou > self.state.best_miou:
             self.state.best_miou = miou
             self._save(self.folder / "checkpoints" / "best.safetensors", resumable=False)
-        if writer is not None:
-            writer.add_scalar("validation/miou", miou, self.state.step)
-            for name, value in result.iou().items():
-                if value is not None:
-                    writer.add_scalar(f"validation_iou/{name}", value, self.state.step)
-            classes = " ".join(f"{n} {v * 100:.0f}" for n, v in result.iou().items() if v is not None)
-            tqdm.write(f"step {self.state.step}: mIoU {miou * 100:.2f} ({classes})", file=sys.stderr)
+        log.validated(result, text, time.perf_counter() - begin)
 
     def _save(self, path: Path, *, resumable: bool) -> None:
         if self.fabric.is_global_zero:
@@ -234,6 +196,13 @@ class Trainer:
         if self.stop_signal:
             raise KeyboardInterrupt
         self.stop_signal = number
+
+
+def _precision(name: str, scaler: torch.amp.GradScaler | None) -> dict[str, Any]:
+    """Fabric's settings; its fp16 is given its scaler, which the checkpoints hold."""
+    if scaler is not None:
+        return {"plugins": MixedPrecision("16-mixed", "cuda", scaler)}
+    return {"precision": {"f32": "32-true", "bf16": "bf16-mixed"}[name]}
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

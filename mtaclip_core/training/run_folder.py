@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig
 from mtaclip_core.files import write_text
 from mtaclip_core.labels import LabelSpace
+from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.modeling.mta_clip import MTAClip
 from mtaclip_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mtaclip_core.training.ema import WeightAverage
@@ -29,9 +30,10 @@ class TrainingState:
     """Everything that changes while training."""
 
     model: MTAClip
-    criterion: nn.Module
+    criterion: Criterion
     optimiser: Optimizer
     average: WeightAverage | None
+    scaler: torch.amp.GradScaler | None = None  # of fp16
     step: int = 0
     best_miou: float = -1.0
 
@@ -42,16 +44,19 @@ class TrainingState:
         if resumable:
             tensors |= _prefixed("criterion", self.criterion.state_dict())
             if self.average:
-                tensors |= _prefixed("ema", self.average.model.state_dict())
+                tensors |= _prefixed("ema", self.average.state_dict())
             for index, entry in self.optimiser.state_dict()["state"].items():
                 tensors |= _prefixed(f"optimiser.{index}", entry)
             tensors["random.cpu"] = torch.get_rng_state()
+            if torch.cuda.is_available():
+                tensors["random.cuda"] = torch.cuda.get_rng_state()
         meta: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
             "space": {"name": space.name, "classes": space.to_list()},
             "step": self.step,
             "best_miou": self.best_miou,
             "ema_updates": self.average.updates if self.average else 0,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
             "versions": versions(),
         }
         save_checkpoint(path, tensors, meta)
@@ -69,7 +74,7 @@ class TrainingState:
             self.model.load_state_dict(_part("model", tensors))
             self.criterion.load_state_dict(_part("criterion", tensors))
             if self.average:
-                self.average.model.load_state_dict(_part("ema", tensors))
+                self.average.load_state_dict(_part("ema", tensors), _part("model", tensors))
                 self.average.updates = meta["ema_updates"]
         except RuntimeError as error:
             raise UserError(f"checkpoint '{path}' is of another model: {str(error).splitlines()[-1].strip()}") from None
@@ -78,7 +83,11 @@ class TrainingState:
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        if self.scaler and meta.get("scaler"):
+            self.scaler.load_state_dict(meta["scaler"])
         torch.set_rng_state(tensors["random.cpu"])
+        if torch.cuda.is_available() and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"])
         self.step, self.best_miou = meta["step"], meta["best_miou"]
 
 

@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from mtaclip_core.data.dataset import SegmentationDataset
 from mtaclip_core.deploy.graph import DeployedSegmenter
+from mtaclip_core.drawing import colourise, grid
 from mtaclip_core.labels import common_space
 from mtaclip_core.metrics.confusion import Confusion
 from mtaclip_core.modeling.mta_clip import MTAClip
 
+PANELS = 4
+PANEL_WIDTH = 320
 
-def validate(model: MTAClip, dataset: SegmentationDataset, size: tuple[int, int], device: torch.device) -> Confusion:
+
+@dataclass(frozen=True)
+class Validation:
+    """Result of a validation.
+
+    Attributes:
+        confusion: over the coarser of the two label spaces.
+        panel: (H, W, 3) uint8 RGB, a few frames spread over the set, a row each: image, truth, prediction; None for
+            an empty set.
+    """
+
+    confusion: Confusion
+    panel: np.ndarray | None
+
+
+def validate(
+    model: MTAClip,
+    dataset: SegmentationDataset,
+    size: tuple[int, int],
+    device: torch.device,
+    *,
+    keep_tokens: bool = True,
+) -> Validation:
     """Segment every frame and count. Leaves the model in evaluation mode.
 
     Args:
         size: network size, height x width.
-
-    Returns:
-        Confusion over the coarser of the two label spaces.
+        keep_tokens: as `MTAClip.fold_text`.
     """
     model.eval()
-    model.fold_text()
+    model.fold_text(keep_tokens=keep_tokens)
     space, predicted, truth = common_space(model.space, dataset.space)
     graph = DeployedSegmenter(model, size).to(device)
     result = Confusion(space)
+    shown = set(np.linspace(0, len(dataset) - 1, PANELS).round().astype(int).tolist())
+    rows: list[np.ndarray] = []
     with torch.inference_mode():
         for i in tqdm(range(len(dataset)), desc="validate", unit="frame", file=sys.stderr, leave=False):
             sample = dataset[i]
             label, _ = graph(torch.from_numpy(sample.image).unsqueeze(0).to(device))
-            result.update(truth[sample.label], predicted[label[0].cpu().numpy()])
-    return result
+            right, mine = truth[sample.label], predicted[label[0].cpu().numpy()]
+            result.update(right, mine)
+            if i in shown:
+                rows += [_thumbnail(p) for p in (sample.image, colourise(right, space), colourise(mine, space))]
+    return Validation(result, _sheet(rows))
+
+
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    height = round(picture.shape[0] * PANEL_WIDTH / picture.shape[1])
+    return cv2.resize(picture, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
+def _sheet(pictures: list[np.ndarray]) -> np.ndarray | None:
+    same = [p for p in pictures if p.shape == pictures[0].shape]
+    return grid(same, 3) if same else None

@@ -9,6 +9,7 @@ from helpers_package import ROOT, ros_environment, run
 
 COMMANDS = (
     "mtaclip_core.train",
+    "mtaclip_core.ablate",
     "mtaclip_core.evaluate",
     "mtaclip_core.export",
     "mtaclip_core.import_hf",

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from mtaclip_core.ablate import load_ladder, plan
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import load_config
+from mtaclip_core.labels import CAMVID
+from mtaclip_core.modeling.mta_clip import build_model
 
-TRAIN_CONFIGS = sorted((Path(__file__).parents[2] / "config" / "train").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "config" / "train"
+LADDERS = sorted(FOLDER.glob("ladder_*.yaml"))
+TRAIN_CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in LADDERS]
 
 
 def write(path: Path, text: str) -> Path:
@@ -18,8 +24,34 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("path", TRAIN_CONFIGS, ids=lambda p: p.stem)
-def test_every_shipped_config_loads(path: Path) -> None:
-    assert load_config(path).train, "names no training data"
+def test_every_shipped_config_loads_and_builds(path: Path) -> None:
+    config = load_config(path)
+    assert config.train, "names no training data"
+    with torch.device("meta"):  # shapes without values
+        model = build_model(config.model, CAMVID, load=False)
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+
+
+@pytest.mark.parametrize("path", LADDERS, ids=lambda p: p.stem)
+def test_every_rung_of_a_shipped_ladder_is_a_valid_config(path: Path, tmp_path: Path) -> None:
+    ladder = load_ladder(path)
+    jobs = plan(ladder, 2, tmp_path, [])
+    assert len(jobs) == 2 * len(ladder.rungs) * len(ladder.folds)
+    assert len({str(job.config.model_dump(exclude={"seed"})) for job in jobs}) == len(jobs) / 2, "two rungs are equal"
+
+
+def test_faithful_is_the_release_in_decoder_and_losses() -> None:
+    for path in LADDERS:
+        faithful = [job.config for job in plan(load_ladder(path), 1, Path(), []) if job.rung == "faithful"]
+        for config in faithful:
+            loss = config.loss
+            assert (loss.temperature, loss.negatives, loss.mask_normaliser) == ("none", "mix", "weighted")
+            assert not loss.ignore_aware and loss.orthogonal_weight == loss.pixel_text_weight == 0
+            assert (config.model.classifier, config.model.text_map_weight, config.model.text.contexts) == (
+                "linear",
+                0,
+                3,
+            )
 
 
 def test_overrides_reach_nested_keys_and_list_entries(tmp_path: Path) -> None:
@@ -56,6 +88,10 @@ def test_a_file_may_start_from_another(tmp_path: Path) -> None:
         ("model: {decoder: {width: 72, heads: 5}}", [], "width 72 is not a multiple of decoder.heads 5"),
         ("model: {decoder: {width: 72}}", [], "72 is not a multiple of 32, which the deformable pixel decoder needs"),
         ("loss: {temperature: 0}", [], "greater than 0"),
+        ("model: {text: {source: none}, classifier: product}", [], "classifier product needs class texts"),
+        ("model: {classifier: similarity, text_tokens: dropped}", [], "need the text tokens"),
+        ("model: {text: {learn_contexts: false}}", [], "text.contexts 3 would be equal"),
+        ("loss: {orthogonal_weight: 1}\nmodel: {text: {contexts: 1}}", [], "two or more trained contexts"),
         ("- 1", [], "key: value"),
     ],
 )

@@ -184,7 +184,9 @@ def test_hidden_files_are_not_frames(cityscapes):
 
 @pytest.mark.parametrize("spec", ["camvid", "kitti:/data", ":x"])
 def test_an_unknown_kind_says_which_there_are(spec):
-    with pytest.raises(UserError, match=r"expected KIND:PATH with KIND one of camvid, cityscapes, synthetic"):
+    with pytest.raises(
+        UserError, match=r"expected KIND:PATH with KIND one of camvid, cityscapes, synthetic, ade20k, or a .yaml file"
+    ):
         open_dataset(spec, "val")
 
 

@@ -280,3 +280,35 @@ def test_a_label_of_another_size_stops_the_evaluation_and_writes_nothing(
     line = failure(monkeypatch, capsys, *arguments)
     assert f"{NAMES[1]}.png is 90x120 but its label" in line
     assert list(out.parent.iterdir()) == []
+
+
+def test_views_of_a_checkpoint_are_averaged_and_named(run_folder, painted, tmp_path):
+    data = ("--model", run_folder, "--data", f"camvid:{painted}", "--split", "val")
+    plain = evaluated(tmp_path, *data)
+    assert plain["views"] == {"mode": "whole", "scales": [1.0], "flip": False}
+    several = evaluated(tmp_path, *data, "--scales", "0.5,1.0", "--flip")
+    assert several["views"] == {"mode": "whole", "scales": [0.5, 1.0], "flip": True}
+    slide = evaluated(tmp_path, *data, "--mode", "slide", "--window", "64x64")
+    assert slide["views"] == {"mode": "slide", "window": [64, 64], "stride": [42, 42], "scales": [1.0], "flip": False}
+    assert len({str(r["per_class"]) for r in (plain, several, slide)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--window", "64x64"], "--window and --stride are of --mode slide"),
+        (["--mode", "slide", "--window", "60x64"], "--window 60x64: both sides must be multiples of 32"),
+        (["--mode", "slide", "--stride", "65x64"], "--stride 65x64 is larger than the window"),
+        (["--scales", "1,x"], "'1,x' are not scales"),
+        (["--scales", "0"], "'0' are not scales"),
+    ],
+)
+def test_impossible_views_cost_one_line(run_folder, painted, monkeypatch, capsys, arguments, message):
+    data = ("--model", run_folder, "--data", f"camvid:{painted}", "--split", "val")
+    assert message in failure(monkeypatch, capsys, *data, *arguments)
+
+
+def test_a_bundle_that_gives_labels_alone_says_what_averaging_needs(bundle, painted, monkeypatch, capsys):
+    data = ("--data", f"camvid:{painted}", "--split", "val", "--flip")
+    assert "give a checkpoint, or --backend torch" in failure(monkeypatch, capsys, "--model", bundle, *data)
+    assert "are for --model" in failure(monkeypatch, capsys, "--predictions", painted, *data)

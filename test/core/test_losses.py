@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtaclip_core.config import LossConfig
 from mtaclip_core.labels import CAMVID
-from mtaclip_core.losses.contrastive import contrastive_loss
+from mtaclip_core.losses.contrastive import contrastive_loss, orthogonality
 from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.losses.mask import binary_cross_entropy, dice, pairwise_binary_cross_entropy, pairwise_dice
 from mtaclip_core.losses.matcher import match
@@ -170,12 +170,16 @@ def random_prediction(masks: Tensor | None = None) -> tuple[Prediction, Tensor]:
     return Prediction(torch.randn(B, d, h, w), layers), labels
 
 
+def keyed(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def naive_criterion(prediction: Prediction, labels: Tensor, config: LossConfig, seed: int) -> float:
-    """The plain way: full masks of all queries, then points; the random points are drawn in the same order."""
-    generator = torch.Generator().manual_seed(seed)
+    """The plain way: full masks of all queries, then points; each image draws its random points in the same order."""
+    generators = keyed(seed, seed + 1)
     classes = len(CAMVID)
     targets = segment_targets(labels, classes)
-    shared = [uniform_points(config.points, labels.device, generator) for _ in targets]
+    shared = [uniform_points(config.points, labels.device, g) for g in generators]
     segments = sum(len(t.classes) for t in targets)
     total = 0.0
     for layer in prediction.layers:
@@ -190,7 +194,7 @@ def naive_criterion(prediction: Prediction, labels: Tensor, config: LossConfig, 
             pairs.append(found)
         for b, target in enumerate(targets):
             own = masks[b, pairs[b].queries]
-            points = uncertain_points(own, config.points, config.oversample, config.importance, generator)
+            points = uncertain_points(own, config.points, config.oversample, config.importance, generators[b])
             logits = sample_points(own.unsqueeze(1), points)[:, 0]
             truth = sample_points(target.masks[pairs[b].segments].unsqueeze(1), points)[:, 0]
             for m in range(len(own)):
@@ -214,7 +218,7 @@ def naive_criterion(prediction: Prediction, labels: Tensor, config: LossConfig, 
 def test_criterion_equals_the_plain_way(ignore_aware: bool) -> None:
     prediction, labels = random_prediction()
     config = LossConfig(points=64, ignore_aware=ignore_aware)
-    terms = Criterion(config, CAMVID)(prediction, labels, torch.Generator().manual_seed(9))
+    terms = Criterion(config, CAMVID)(prediction, labels, keyed(9, 10))
     assert set(terms) == {"class", "mask", "dice", "contrastive"}
     assert sum(v.item() for v in terms.values()) == pytest.approx(
         naive_criterion(prediction, labels, config, 9), rel=1e-4
@@ -234,6 +238,74 @@ def test_batch_without_a_valid_label_gives_a_finite_loss_and_gradient() -> None:
     assert terms["mask"] == 0 and terms["dice"] == 0
     with_pixels = Criterion(LossConfig(points=32, pixel_text_weight=1.0), CAMVID)
     assert with_pixels(prediction, torch.full_like(labels, 255))["pixel_text"] == 0
+
+
+def test_the_release_divides_mask_losses_by_all_queries_weighted() -> None:
+    """Matched masks plus 0.1 for each of the others, instead of matched masks."""
+    prediction, labels = random_prediction()
+    plain, release = (
+        Criterion(LossConfig(points=64, mask_normaliser=kind), CAMVID)(prediction, labels, keyed(1, 2))
+        for kind in ("matched", "weighted")
+    )
+    matched = sum(len(t.classes) for t in segment_targets(labels, len(CAMVID)))
+    for name in ("mask", "dice"):
+        expected = plain[name].item() * matched / (matched + 0.1 * (B * Q - matched))
+        assert release[name].item() == pytest.approx(expected, rel=1e-5)
+    assert release["class"] == plain["class"]
+
+
+@pytest.mark.parametrize("negatives", ["mix", "separate", "all_positive"])
+def test_the_losses_of_two_halves_add_up_to_those_of_the_whole(negatives: str) -> None:
+    prediction, labels = random_prediction()
+    labels[1] = labels[1].clamp(max=1)  # another number of segments than the first image
+    config = LossConfig(points=64, negatives=negatives, pixel_text_weight=1.0, pixel_class_weights={"Building": 3.0})
+    criterion = Criterion(config, CAMVID)
+    whole = criterion(prediction, labels, keyed(1, 2))
+    normalisers = criterion.normalisers(criterion.counts(labels, Q), parts=2)
+    parts = []
+    for b in range(B):
+        rows = slice(b, b + 1)
+        layers = [
+            LayerPrediction(**{n: value[rows] for n, value in vars(layer).items()}) for layer in prediction.layers
+        ]
+        half = Prediction(prediction.mask_features[rows], layers)
+        parts.append(criterion(half, labels[rows], keyed(b + 1), normalisers))
+    for name, value in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_orthogonality_equals_the_equation_and_counts_once_a_step() -> None:
+    torch.manual_seed(7)
+    text = torch.randn(Z, C + 1, 5)
+    pairs = [(i, j) for i in range(Z) for j in range(Z) if i != j]
+    expected = sum(torch.cosine_similarity(text[i], text[j], dim=-1).abs().mean().item() for i, j in pairs) / len(pairs)
+    assert orthogonality(text).item() == pytest.approx(expected, rel=1e-5)
+    assert orthogonality(text[:1].expand(2, -1, -1)).item() == pytest.approx(1.0, rel=1e-5)
+    prediction, labels = random_prediction()
+    prediction.text = text
+    criterion = Criterion(LossConfig(points=32, orthogonal_weight=2.0), CAMVID)
+    assert criterion(prediction, labels)["orthogonal"].item() == pytest.approx(2 * expected, rel=1e-5)
+    normalisers = criterion.normalisers(criterion.counts(labels, Q), parts=4)
+    assert criterion(prediction, labels, None, normalisers)["orthogonal"].item() == pytest.approx(
+        expected / 2, rel=1e-5
+    )
+
+
+def test_an_image_whose_matching_costs_are_not_numbers_is_known_afterwards() -> None:
+    prediction, labels = random_prediction()
+    criterion = Criterion(LossConfig(points=32), CAMVID)
+    criterion(prediction, labels)
+    assert criterion.degenerate == set()
+    prediction.layers[0].mask_embed[1, 2] = torch.nan
+    criterion(prediction, labels)
+    assert criterion.degenerate == {1}
+
+
+def test_more_segments_than_queries_leave_the_dearest_without() -> None:
+    targets = segment_targets(torch.arange(C).repeat_interleave(16).view(1, 8, 8), C)[0]
+    points = uniform_points(20, torch.device("cpu"), None)
+    found = match(torch.randn(2, C + 1), torch.randn(2, 20), targets, points)
+    assert sorted(found.queries.tolist()) == [0, 1] and len(set(found.segments.tolist())) == 2
 
 
 def test_ignored_pixels_do_not_move_ignore_aware_losses() -> None:
@@ -265,7 +337,7 @@ def test_learned_temperature_receives_a_gradient_and_fixed_one_scales_the_cosine
 def test_pixel_text_loss_is_the_weighted_cross_entropy_of_the_text_masks() -> None:
     prediction, labels = random_prediction()
     config = LossConfig(points=32, pixel_text_weight=2.0, pixel_class_weights={"Building": 3.0})
-    got = Criterion(config, CAMVID)(prediction, labels, torch.Generator().manual_seed(0))["pixel_text"].item()
+    got = Criterion(config, CAMVID)(prediction, labels, keyed(0, 1))["pixel_text"].item()
     weight = torch.ones(len(CAMVID))
     weight[1] = 3.0
     expected = 0.0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtaclip_core.cli import UserError
 from mtaclip_core.config import DecoderConfig, ModelConfig, PixelDecoderConfig, TextConfig
 from mtaclip_core.deploy.graph import DeployedSegmenter
 from mtaclip_core.labels import CAMVID
@@ -188,3 +189,34 @@ def test_training_mode_forgets_the_folded_text() -> None:
         model.eval()
         model.text.table.add_(1.0)
         assert not torch.allclose(model.class_maps(images), before)
+
+
+@pytest.mark.parametrize("classifier", ["similarity", "product"])
+def test_class_logits_by_similarity_are_the_scaled_cosine_of_the_nearest_context(classifier: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_config(classifier=classifier), CAMVID).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        last = model(images).layers[-1]
+        maps = model.class_maps(images)
+        model.fold_text()
+        torch.testing.assert_close(model.class_maps(images), maps, atol=1e-5, rtol=1e-5)
+        cosine = last.similarity.max(2).values / 0.07
+        model.decoder.classifier_scale.fill_(-30.0)
+        linear = model(images).layers[-1].class_logits
+    expected = cosine if classifier == "similarity" else linear + cosine
+    torch.testing.assert_close(last.class_logits, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UserError, match="classifies by similarity"):
+        model.fold_text(keep_tokens=False)
+
+
+def test_frozen_batch_norms_stay_as_they_are_in_training_mode() -> None:
+    backbone = {"kind": "timm", "name": "mobilenetv4_conv_small", "freeze_batch_norm": True}
+    model = build_model(tiny_config(backbone=backbone), CAMVID).train()
+    before = {n: b.clone() for n, b in model.backbone.named_buffers() if "running" in n}
+    prediction = model(torch.randn(2, 3, 64, 64))
+    prediction.mask_features.sum().backward()
+    assert before and all(torch.equal(before[n], b) for n, b in model.backbone.named_buffers() if n in before)
+    norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert all(m.weight.grad is None and m.bias.grad is None for m in norms)
+    assert model.decoder.training

@@ -1,0 +1,79 @@
+"""The report in a real browser, where one is installed: it loads without errors and its filter works."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_miniatures import write_png
+
+from mtaclip_core import evaluate
+from mtaclip_core.labels import CAMVID
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell", "headless_shell")
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report of four images: Road is in all of them, Car in the first two alone."""
+    root = tmp_path_factory.mktemp("report")
+    for i in range(4):
+        label = np.full((40, 60), CAMVID.names.index("Road"), np.uint8)
+        label[10:20, 10:30] = CAMVID.names.index("Car" if i < 2 else "Tree")
+        write_png(root / "val" / f"a_{i}.png", CAMVID.palette[label])
+        write_png(root / "valannot" / f"a_{i}.png", label)
+        write_png(root / "mine" / f"a_{i}.png", np.roll(label, i, 1))
+    arguments = ["--predictions", root / "mine", "--data", f"camvid:{root}", "--split", "val", "--processes", 1]
+    evaluate.main([*map(str, arguments), "--boundary", "--report", str(root / "report")])
+    return root / "report" / "index.html"
+
+
+def loaded(browser: str, page: Path, folder: Path, fragment: str = "") -> tuple[str, list[str]]:
+    """The document after its scripts ran, and what the page wrote to the console."""
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={folder}", "--virtual-time-budget=3000", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"file://{page}{fragment}"], capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != 0 or "<html" not in done.stdout:
+        pytest.skip(f"{browser} does not start here: {done.stderr.strip()[-200:]}")
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def figures(document: str) -> dict[str, bool]:
+    """Frame -> whether its picture is hidden."""
+    found = re.findall(r"<figure data-classes=\"[^\"]*\"([^>]*)>.*?<figcaption>(\w+):", document, re.S)
+    return {name: "hidden" in attributes for attributes, name in found}
+
+
+def test_the_page_shows_boundary_scores(page):
+    text = page.read_text()
+    assert "boundary mIoU" in text and "<th>boundary IoU</th>" in text
+
+
+def test_the_page_loads_without_errors_and_shows_all_images(browser, page, tmp_path):
+    document, console = loaded(browser, page, tmp_path)
+    assert console == []
+    assert figures(document) == {f"a_{i}": False for i in range(4)}
+    assert "<option>Car</option>" in document and "<option>Fence</option>" not in document
+
+
+def test_the_filter_leaves_the_images_with_the_class(browser, page, tmp_path):
+    document, console = loaded(browser, page, tmp_path, "#class=Car")
+    assert console == []
+    assert figures(document) == {"a_0": False, "a_1": False, "a_2": True, "a_3": True}
+    assert "2 of 4 images shown" in document
+    assert re.search(r'<tr data-name="Car" class="chosen">', document)
+    assert not re.search(r'<tr data-name="Road" class="chosen">', document)
