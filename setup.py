@@ -15,7 +15,15 @@ COMMANDS = ("segment_node", "drive_writer", "play", "replay", "evaluate_live")
 # Versions that were tested: constraints.txt.
 BASE = ["numpy>=1.26", "pydantic>=2.6", "pyyaml>=6", "opencv-python-headless>=4.8,<5", "tqdm>=4.60"]
 EXTRAS = {
-    "onboard": ["openvino>=2024.6", "rosbags>=0.11", "jinja2>=3", "matplotlib>=3.7"],
+    "onboard": [
+        "openvino>=2024.6",
+        "rosbags>=0.11",
+        "apsw",  # what rosbags reads with, and what damaged bags are read with
+        "lz4",
+        'backports-zstd; python_version < "3.14"',
+        "jinja2>=3",
+        "matplotlib>=3.7",
+    ],
     # ROS 2 without a ROS installation; never together with an apt ROS.
     "ros": [
         "ros-rclpy[fastrtps]>=9.1",
@@ -26,7 +34,7 @@ EXTRAS = {
         "ros-geometry-msgs",
         "ros-lifecycle-msgs",
     ],
-    "gpu": ["tensorrt>=10.3", "cuda-python>=12"],
+    "gpu": ["tensorrt>=10.3", "cuda-python>=12", "onnx>=1.17"],  # onnx: to build engines, not to run them
     "train": [
         "torch>=2.6",
         "torchvision>=0.21",

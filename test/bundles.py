@@ -71,7 +71,7 @@ def colour_onnx(space: LabelSpace, network_size: tuple[int, int]) -> bytes:
         "maps": np.array([len(space)], np.int64),
         "weight": (2 * _SHARPNESS * colours).reshape(len(space), 3, 1, 1),
         "bias": -_SHARPNESS * (colours**2).sum(1),
-        "ids": np.array(space.ids, np.uint8),
+        "ids": np.array(space.ids, np.int64),
         "scale": np.array(255, np.float32),
     }
     nodes = [
@@ -87,7 +87,8 @@ def colour_onnx(space: LabelSpace, network_size: tuple[int, int]) -> bytes:
         helper.make_node("Softmax", ["closeness"], ["class_maps"], axis=1),
         helper.make_node("Resize", ["class_maps", "", "", "full_shape"], ["full"], **linear),
         helper.make_node("ArgMax", ["full"], ["index"], axis=1, keepdims=0),
-        helper.make_node("Gather", ["ids", "index"], ["label"], axis=0),
+        helper.make_node("Gather", ["ids", "index"], ["id"], axis=0),
+        helper.make_node("Cast", ["id"], ["label"], to=TensorProto.UINT8),
         helper.make_node("ReduceMax", ["full", "one"], ["best"], keepdims=0),
         helper.make_node("ReduceSum", ["full", "one"], ["sum"], keepdims=0),
         helper.make_node("Div", ["best", "sum"], ["share"]),

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,15 @@ INPUTS = ("setup.py", "setup.cfg", "constraints.txt", "mtaclip_core/__init__.py"
 # The official Cityscapes script, oracle of the tests. One of the packages it asks for replaces the standard library's
 # `typing`, so these come without what they ask for; what the evaluation imports besides is in the extras.
 ALONE = {"test": ["cityscapesscripts", "pyquaternion"]}
+# Python bindings of TensorRT and CUDA, to hold our code against (10 MB; that needs no libraries of theirs). Several are
+# the same module, so each lies in a folder of its own, where only the tests look: folder in the environment -> package.
+APART = {
+    "test": {
+        "tensorrt-bindings/10.3.0": "tensorrt_cu12_bindings==10.3.0",
+        "tensorrt-bindings/11.4.0.106": "tensorrt_cu13_bindings==11.4.0.106",
+        "cuda-bindings/12.9.10": "cuda_bindings==12.9.10",
+    }
+}
 
 
 def main(argv: list[str]) -> int:
@@ -57,6 +67,11 @@ def _install(venv: Path, extras: set[str], lock: int) -> int:
     pip = [str(python), "-m", "pip", "install", "--prefer-binary", "--constraint", "constraints.txt"]
     calls = [[*pip, "--editable", f".[{','.join(sorted(extras))}]"]]
     calls += [[*pip, "--no-deps", *ALONE[extra]] for extra in sorted(extras & ALONE.keys())]
+    for extra in sorted(extras & APART.keys()):
+        for folder, package in APART[extra].items():
+            # Not for every other processor; where a folder is missing, its tests skip themselves.
+            if platform.machine() == "x86_64" and not (venv / folder).is_dir():  # pip makes it when all is there
+                calls.append([*pip, "--no-deps", "--target", str(venv / folder), package])
     for call in calls:
         if subprocess.run(call, cwd=ROOT, env=_environment(), pass_fds=(lock,), check=False).returncode != 0:
             print("error: pip could not install (its message stands above); mend that and repeat", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,14 +16,20 @@ from mtaclip_core.labels import LabelSpace
 
 if TYPE_CHECKING:
     from mtaclip_core.bundle import Bundle
+    from mtaclip_core.runtime.engine_settings import EngineSettings
+    from mtaclip_core.runtime.tensorrt_backend import TensorRTSegmenter
 
 ChannelOrder = Literal["rgb", "bgr"]
-BACKENDS = ("auto", "openvino", "torch")
+BACKENDS = ("auto", "tensorrt", "openvino", "torch")
 PRECISIONS = ("f32", "bf16", "fp16", "int8")
-MODES = {"openvino": ("latency", "throughput"), "torch": ("eager", "compile", "cuda_graph")}
+MODES = {
+    "tensorrt": ("cuda_graph", "eager"),
+    "openvino": ("latency", "throughput"),
+    "torch": ("eager", "compile", "cuda_graph"),
+}
 """How a backend can run, the first one where nothing is said."""
 
-_EXTRAS = {"openvino": "onboard", "torch": "train"}  # what to install for a backend
+_EXTRAS = {"tensorrt": "gpu", "openvino": "onboard", "torch": "train"}  # what to install for a backend
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ def load_segmenter(
 
     Args:
         bundle: folder or name of the bundle.
-        backend: `auto` takes OpenVINO where it is installed, else torch.
+        backend: `auto` takes TensorRT where it is installed, there is a GPU, and the engine is in the cache or can be
+            built; else OpenVINO where it is installed, else torch.
         precision: arithmetic precision to ask for; what the backend really runs stands in `Segmenter.precision`.
         threads: CPU threads, None for the backend's own choice.
         mode: one of `MODES` of the backend, None for the first of them.
@@ -126,33 +133,84 @@ def load_segmenter(
         raise UserError(f"unknown precision '{precision}'; expected one of {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
-    chosen = _choose(backend)
-    modes = MODES[chosen]
-    if mode is not None and mode not in modes:
-        raise UserError(f"backend {chosen} has no mode '{mode}'; expected one of {', '.join(modes)}")
-    loaded = load_bundle(bundle)
-    segmenter = _open(chosen, loaded, precision, threads, mode or modes[0])
-    if verify:
+    if backend == "auto":
+        loaded = load_bundle(bundle)
+        chosen = "tensorrt" if _tensorrt_suits(loaded, precision) else _choose(backend)
+        _check_mode(chosen, mode)
+    else:
+        chosen = _choose(backend)
+        _check_mode(chosen, mode)
+        loaded = load_bundle(bundle)
+    segmenter = _open(chosen, loaded, precision, threads, mode or MODES[chosen][0], verify)
+    if verify and chosen != "tensorrt":  # which holds each engine against the reference by itself
         parity.check(segmenter, loaded)
     return segmenter
 
 
 def installed_backends() -> list[str]:
-    """The backends that can be loaded here, the one that `auto` takes first."""
-    return [name for name in BACKENDS if name != "auto" and importlib.util.find_spec(name) is not None]
+    """The backends that run everywhere they are installed, the one that `auto` takes first.
+
+    Not TensorRT, which needs a GPU and an engine: that is held against the reference when it is built.
+    """
+    return [name for name in BACKENDS if name not in ("auto", "tensorrt") and _is_installed(name)]
+
+
+def load_tensorrt(
+    bundle: Bundle,
+    precision: str,
+    settings: EngineSettings,
+    *,
+    calibration: Iterable[np.ndarray] | None = None,
+    again: bool = False,
+) -> TensorRTSegmenter:
+    """Load or build the engines of a bundle as the settings say, each held against the reference.
+
+    Raises:
+        UserError: TensorRT is missing or does not load; as `TensorRTSegmenter`.
+    """
+    _choose("tensorrt")
+    return _tensorrt()(bundle, precision, settings=settings, calibration=calibration, again=again)
 
 
 def _choose(backend: str) -> str:
-    wanted = [name for name in BACKENDS if name != "auto" and backend in ("auto", name)]
-    installed = installed_backends()
+    wanted = [backend] if backend != "auto" else [name for name in BACKENDS if name not in ("auto", "tensorrt")]
     for name in wanted:
-        if name in installed:
+        if _is_installed(name):
             return name
     hint = " or ".join(f"pip install 'mtaclip_ros[{_EXTRAS[name]}]'" for name in wanted)
     raise UserError(f"backend '{backend}' needs {' or '.join(wanted)}, which is not installed: {hint}")
 
 
-def _open(backend: str, bundle: Bundle, precision: str, threads: int | None, mode: str) -> Segmenter:
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _tensorrt() -> type[TensorRTSegmenter]:
+    try:
+        from mtaclip_core.runtime.tensorrt_backend import TensorRTSegmenter
+    except (ImportError, OSError) as error:
+        raise UserError(f"TensorRT is installed but cannot be loaded ({error}); install its libraries") from error
+    return TensorRTSegmenter
+
+
+def _check_mode(backend: str, mode: str | None) -> None:
+    if mode is not None and mode not in MODES[backend]:
+        raise UserError(f"backend {backend} has no mode '{mode}'; expected one of {', '.join(MODES[backend])}")
+
+
+def _tensorrt_suits(bundle: Bundle, precision: str) -> bool:
+    if not (_is_installed("tensorrt") and _is_installed("cuda")):
+        return False
+    try:
+        from mtaclip_core.runtime.engine_choice import suits_auto
+    except (ImportError, OSError):  # installed without its libraries: good for nothing here
+        return False
+    return suits_auto(bundle, precision)
+
+
+def _open(backend: str, bundle: Bundle, precision: str, threads: int | None, mode: str, verify: bool) -> Segmenter:
+    if backend == "tensorrt":
+        return _tensorrt()(bundle, precision, mode, verify=verify)
     if backend == "openvino":
         from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
 

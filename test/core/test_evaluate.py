@@ -213,7 +213,7 @@ def run_folder(tmp_path_factory) -> Path:
         },
         "test",
     )
-    model = build_model(config.model, CAMVID, seed=3)
+    model = build_model(config.model, CAMVID, seed=5)  # one that does not label every pixel alike
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     meta = {
         "config": config.model_dump(mode="json"),

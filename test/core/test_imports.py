@@ -21,11 +21,17 @@ TORCH = (
     "mtaclip_core.deploy.onnx_export",
     "mtaclip_core.runtime.torch_backend",
     "mtaclip_core.train",
-    "mtaclip_core.export",
+    "mtaclip_core.deploy.bundle_command",
     "mtaclip_core.import_hf",
+    "mtaclip_core.comparison.compare_",
+    "mtaclip_core.comparison.floor",
+    "mtaclip_core.comparison.hugging_face",
+    "mtaclip_core.comparison.random_bundle",
 )
 # They rewrite ONNX files, without torch.
 ONNX = ("mtaclip_core.deploy.onnx_graph", "mtaclip_core.deploy.precision", "mtaclip_core.deploy.quantize")
+# They begin with an import of tensorrt.
+TENSORRT = ("mtaclip_core.runtime.tensorrt_", "mtaclip_core.runtime.engine_choice")
 # What `make run` does not install.
 TRAINING_PACKAGES = (
     *("torch", "torchvision", "open_clip", "timm", "lightning_fabric", "scipy", "safetensors", "tensorboard"),
@@ -85,13 +91,15 @@ def importers(package: str, forbidden: Sequence[str]) -> dict[str, set[str]]:
 
 
 def test_what_is_not_training_imports_without_the_training_packages() -> None:
-    names = [name for name in modules("mtaclip_core") + modules("mtaclip_ros") if not name.startswith(TORCH + ONNX)]
+    excepted = TORCH + ONNX + TENSORRT
+    names = [name for name in modules("mtaclip_core") + modules("mtaclip_ros") if not name.startswith(excepted)]
     import_without(TRAINING_PACKAGES, names)
     import_without([name for name in TRAINING_PACKAGES if name != "onnx"], ONNX)
 
 
 def test_core_imports_without_ros() -> None:
-    import_without([*ROS_PACKAGES, "mtaclip_ros"], modules("mtaclip_core"))
+    names = [name for name in modules("mtaclip_core") if not name.startswith(TENSORRT)]  # no tests install that
+    import_without([*ROS_PACKAGES, "mtaclip_ros"], names)
 
 
 def test_offline_programs_import_without_ros() -> None:

@@ -22,10 +22,10 @@ PYTHONS = ("3.10", "3.11", "3.12")
 # CONTRACTS: what each set installs.
 SETS = {
     "": "numpy pydantic pyyaml opencv-python-headless tqdm",
-    "onboard": "openvino rosbags jinja2 matplotlib",
+    "onboard": "openvino rosbags apsw lz4 backports-zstd jinja2 matplotlib",
     "ros": "ros-rclpy ros-sensor-msgs ros-std-msgs ros-std-srvs ros-diagnostic-msgs ros-geometry-msgs "
     "ros-lifecycle-msgs",
-    "gpu": "tensorrt cuda-python",
+    "gpu": "tensorrt cuda-python onnx",
     "train": "torch torchvision open-clip-torch timm lightning-fabric scipy safetensors tensorboard onnx onnxscript",
     "bench": "transformers",
     "fleet": "ray",
@@ -112,6 +112,20 @@ def test_colcon_builds_a_working_install(colcon: Path, tmp_path: Path, options: 
     )
     assert called.returncode == 0, called.stderr
     assert "usage:" in called.stdout
+
+
+@pytest.mark.slow
+def test_colcon_runs_the_tests_of_the_package(colcon: Path, tmp_path: Path) -> None:
+    """In a clean workspace; a part of the tests, since we are among those that it would run."""
+    copy_sources(tmp_path / "src" / "mtaclip_ros")
+    environment = ros_environment() | {"PATH": f"{colcon.parent}:{os.environ['PATH']}"}
+    part = ["test/core/test_labels.py", "test/ros/test_parameters.py"]
+    for arguments in (["build"], ["test", "--return-code-on-test-failure", "--pytest-args", *part], ["test-result"]):
+        done = run([str(colcon), *arguments], cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (suite,) = ElementTree.parse(tmp_path / "build" / "mtaclip_ros" / "pytest.xml").iter("testsuite")
+    assert int(suite.attrib["tests"]) > 10
+    assert suite.attrib["errors"] == suite.attrib["failures"] == "0"
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def test_precision_and_threads_are_what_was_asked_for(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "tpu"}, "unknown backend 'tpu'; expected one of auto, openvino, torch"),
+        ({"backend": "tpu"}, "unknown backend 'tpu'; expected one of auto, tensorrt, openvino, torch"),
         ({"precision": "f8"}, "unknown precision 'f8'; expected one of f32, bf16"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"backend": "torch"}, "ships without model.safetensors"),
