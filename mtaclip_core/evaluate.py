@@ -107,12 +107,12 @@ def _evaluate(
 ) -> EvaluationResult:
     comparison = Comparison(labels, dataset, boundary=args.boundary)
     indices = range(len(dataset))[: args.limit]
-    if args.write_predictions:
-        prediction_writer(args.write_predictions, dataset, comparison.model_space)  # what is wrong is told at once
     frames: Iterable[FrameCounts]
     if processes == 1:
         frames = map(_counter(comparison, args.write_predictions), indices)
     else:
+        if args.write_predictions:  # what is wrong is told before the processes start
+            prediction_writer(args.write_predictions, dataset, comparison.model_space)
         job = partial(_open_counter, args)
         frames = count_in_processes(job, indices, min(processes, len(indices)))
     return fold(comparison.space, frames, len(indices), progress=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from mtaclip_core import export
 from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.config import TrainConfig
+from mtaclip_core.deploy.bundle_command import add_shared_options
 from mtaclip_core.modeling.hf_config import describe
 from mtaclip_core.modeling.hf_weights import read_weights
 from mtaclip_core.modeling.mta_clip import MTAClip, build_model
@@ -27,17 +28,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the checkpoint")
     parser.add_argument("--out", required=True, type=Path, metavar="models/NAME", help="folder to write")
     parser.add_argument("--network-size", type=size, metavar="HxW", help="default: as in preprocessor_config.json")
-    parser.add_argument("--weights", choices=("float16", "float32"), default="float16", help="default: %(default)s")
-    parser.add_argument(
-        "--resize",
-        choices=("classes", "masks"),
-        default="classes",
-        help="what is resized to full size: class maps, or the masks as in Mask2Former (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--deformable", choices=("gather", "grid_sample"), default="gather", help="default: %(default)s"
-    )
-    parser.add_argument("--license-file", type=Path, metavar="FILE", help="licence of the weights")
+    add_shared_options(parser)
     args = parser.parse_args(argv)
 
     model, config = load_hf(args.path, args.network_size)

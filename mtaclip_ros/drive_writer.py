@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,8 +15,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.interfaces import Qos
+from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
@@ -26,6 +24,7 @@ from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.data.dataset import Sample, SegmentationDataset, open_dataset
 from mtaclip_core.labels import CITYSCAPES, LabelSpace
 from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING
+from mtaclip_ros.new_bag import LATCHED_QOS, STREAM_QOS, new_bag
 from mtaclip_ros.processes import die_with_parent
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -35,26 +34,6 @@ ENCODINGS = ("rgb8", "bgr8")
 SYNTHETIC_SIZE = (360, 480)
 START = 1_700_000_000_000_000_000
 """Stamp of the first frame in ns: fixed, so that the same drive is the same bag."""
-
-_FOREVER = QosTime(9223372036, 854775807)  # RMW_DURATION_INFINITE
-
-
-def _qos(depth: int, durability: QosDurability) -> Qos:
-    return Qos(
-        QosHistory.KEEP_LAST,
-        depth,
-        QosReliability.RELIABLE,
-        durability,
-        _FOREVER,
-        _FOREVER,
-        QosLiveliness.AUTOMATIC,
-        _FOREVER,
-        False,
-    )
-
-
-STREAM_QOS = _qos(5, QosDurability.VOLATILE)
-LATCHED_QOS = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 
 class DriveWriter:
@@ -149,21 +128,8 @@ def open_drive(out: str | Path, space: LabelSpace, rate: float, encoding: str = 
     Raises:
         UserError: `out` exists already, or its folder cannot be written.
     """
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"'{out}' exists already: name a new bag with --out, or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot write a bag at '{out}': {error.strerror}") from error
-    try:
-        # The writer names the file inside after its folder, so the folder has its final name from the start.
-        with Writer(partial / out.name, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            yield DriveWriter(writer, space, rate, encoding)
-        os.replace(partial / out.name, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_bag(out, "--out") as writer:
+        yield DriveWriter(writer, space, rate, encoding)
 
 
 def resized(sample: Sample, to: tuple[int, int] | None) -> Sample:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +9,14 @@ from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Qos
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mtaclip_core.cli import UserError
 from mtaclip_core.labels import LabelSpace
 from mtaclip_core.runtime.segmenter import Segmentation
 from mtaclip_ros.bag_reader import IMAGE, STRING
 from mtaclip_ros.drive_cameras import Camera
-from mtaclip_ros.drive_writer import LATCHED_QOS, STREAM_QOS
+from mtaclip_ros.new_bag import LATCHED_QOS, STREAM_QOS, new_bag
 
 NAMESPACE = "/mtaclip"
 
@@ -88,19 +84,5 @@ def open_labels(out: str | Path, space: LabelSpace, confidence: bool = False) ->
     Raises:
         UserError: `out` exists already, or its folder cannot be written.
     """
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"'{out}' exists already: name a new file with --write-labels, or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot write labels at '{out}': {error.strerror}") from error
-    single = out.suffix == ".mcap"
-    folder = partial / (out.stem if single else out.name)
-    try:
-        with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            yield LabelWriter(writer, space, confidence)
-        os.replace(folder / f"{folder.name}.mcap" if single else folder, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_bag(out, "--write-labels", single=Path(out).suffix == ".mcap") as writer:
+        yield LabelWriter(writer, space, confidence)

@@ -24,7 +24,7 @@ from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.synthetic.__main__ import main as generate
 from mtaclip_core.labels import CITYSCAPES_LABELS
 from mtaclip_core.metrics.cityscapes_score import CityscapesScore
-from mtaclip_core.metrics.evaluation import Comparison
+from mtaclip_core.metrics.evaluation import evaluate_segmenter
 from mtaclip_core.metrics.prediction_folder import PredictionFolder
 
 FRAMES = 96
@@ -121,14 +121,13 @@ def _files(folder: Path, size: tuple[int, int]) -> tuple[list[str], list[str], l
         wrong = cv2.resize(wrong.astype(np.uint8), coarse.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
         coarse[wrong] = random.choice(ids)
         predicted = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(folder / "predictions" / f"{name}_pred.png"), predicted)
+        prediction = folder / "predictions" / f"{name}_pred.png"
+        cv2.imwrite(str(prediction), predicted)
+        originals = [prediction, *data.files(index), *filter(None, [data.instances_path(index)])]
         for copy_number in range(1, math.ceil(FRAMES / _DISTINCT)):
             twin = f"{name[:-6]}{9 * 10**5 + copy_number * 1000 + index:06d}"
-            (folder / "predictions" / f"{twin}_pred.png").symlink_to(folder / "predictions" / f"{name}_pred.png")
-            image, base = data._images[index], data._bases[index]
-            image.with_name(f"{twin}_leftImg8bit.png").symlink_to(image)
-            for end in ("labelIds", "instanceIds"):
-                base.with_name(f"{twin}_gtFine_{end}.png").symlink_to(f"{base}_gtFine_{end}.png")
+            for original in originals:
+                original.with_name(original.name.replace(name, twin)).symlink_to(original)
     truths = sorted(map(str, folder.rglob("*_labelIds.png")))
     found = [
         str(folder / "predictions" / f"{Path(t).name.removesuffix('_gtFine_labelIds.png')}_pred.png") for t in truths
@@ -137,10 +136,7 @@ def _files(folder: Path, size: tuple[int, int]) -> tuple[list[str], list[str], l
 
 
 def _require_equal(theirs: dict[str, Any], data: Cityscapes, folder: PredictionFolder) -> None:
-    comparison, total = Comparison(folder, data), CityscapesScore()
-    for index in range(len(data)):
-        total += comparison.count(index).official or CityscapesScore()
-    ours = total.result()
+    ours = evaluate_segmenter(folder, data, progress=False).cityscapes or {}
     for key in ("classScores", "classInstScores", "categoryScores", "categoryInstScores"):
         for name, score in theirs[key].items():
             mine = ours[key][name]

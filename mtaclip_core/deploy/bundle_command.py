@@ -38,25 +38,13 @@ For int8 on the CPU: python -m mtaclip_core.export int8 --help
 For a TensorRT engine: python -m mtaclip_core.export engine --help"""
 
 
-def main(argv: list[str]) -> int | None:
-    parser = Parser(prog="python -m mtaclip_core.export", description=__doc__, epilog=EPILOG)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors checkpoint or a run folder")
-    parser.add_argument("--out", required=True, type=Path, metavar="models/NAME", help="folder to write")
-    parser.add_argument("--network-size", type=size, metavar="HxW", help="default: as in the training's config")
-    parser.add_argument(
-        "--confidence-floor", type=_byte, default=0, metavar="0-255", help="label 255 below this (default: never)"
-    )
+def add_shared_options(parser: Parser) -> None:
+    """What every command that makes a bundle of weights can be told."""
     parser.add_argument(
         "--weights",
         choices=("float16", "float32"),
         default="float16",
         help="how weights are stored (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--text-tokens",
-        choices=("kept", "dropped"),
-        default="kept",
-        help="class texts in the decoder: as in training, or left out (faster, another function; default: %(default)s)",
     )
     parser.add_argument(
         "--deformable",
@@ -70,6 +58,24 @@ def main(argv: list[str]) -> int | None:
         default="classes",
         help="what is resized to full size: class maps, or the masks as in Mask2Former (default: %(default)s)",
     )
+    parser.add_argument("--license-file", type=Path, metavar="FILE", help="licence of the weights")
+
+
+def main(argv: list[str]) -> int | None:
+    parser = Parser(prog="python -m mtaclip_core.export", description=__doc__, epilog=EPILOG)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .safetensors checkpoint or a run folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="models/NAME", help="folder to write")
+    parser.add_argument("--network-size", type=size, metavar="HxW", help="default: as in the training's config")
+    parser.add_argument(
+        "--confidence-floor", type=_byte, default=0, metavar="0-255", help="label 255 below this (default: never)"
+    )
+    add_shared_options(parser)
+    parser.add_argument(
+        "--text-tokens",
+        choices=("kept", "dropped"),
+        default="kept",
+        help="class texts in the decoder: as in training, or left out (faster, another function; default: %(default)s)",
+    )
     parser.add_argument(
         "--precision",
         choices=("f32", "fp16"),
@@ -79,7 +85,6 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument(
         "--measured", type=Path, nargs="+", default=[], metavar="JSON", help="numbers for the model card"
     )
-    parser.add_argument("--license-file", type=Path, metavar="FILE", help="licence of the weights")
     parser.add_argument("--notes", type=Path, metavar="FILE.md", help="a section of Markdown for the model card")
     args = parser.parse_args(argv)
 
