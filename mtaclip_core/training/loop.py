@@ -168,7 +168,16 @@ class Trainer:
         begin = time.perf_counter()
         model = self.state.average.model if self.state.average else self.state.model
         keep = self.config.model.text_tokens == "kept"
-        result = validate(model, self.validation, self.config.size, self.fabric.device, keep_tokens=keep)
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        if world > 1:  # the statistics of batch norm are each process's own; the checkpoint holds those of the first
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        part = slice(rank, None, world)
+        result = validate(model, self.validation, self.config.size, self.fabric.device, keep_tokens=keep, part=part)
+        if world > 1:
+            counts = torch.from_numpy(result.confusion.matrix).to(self.fabric.device)
+            torch.distributed.all_reduce(counts)
+            result.confusion.matrix[:] = counts.cpu().numpy()
         with torch.no_grad():
             text = model.text()
         self.wrapped.train()

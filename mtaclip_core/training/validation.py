@@ -27,8 +27,8 @@ class Validation:
 
     Attributes:
         confusion: over the coarser of the two label spaces.
-        panel: (H, W, 3) uint8 RGB, a few frames spread over the set, a row each: image, truth, prediction; None for
-            an empty set.
+        panel: (H, W, 3) uint8 RGB, a few frames spread over the part, a row each: image, truth, prediction; None for
+            an empty part.
     """
 
     confusion: Confusion
@@ -42,22 +42,25 @@ def validate(
     device: torch.device,
     *,
     keep_tokens: bool = True,
+    part: slice = slice(None),
 ) -> Validation:
-    """Segment every frame and count. Leaves the model in evaluation mode.
+    """Segment the frames of a part of a dataset and count. Leaves the model in evaluation mode.
 
     Args:
         size: network size, height x width.
         keep_tokens: as `MTAClip.fold_text`.
+        part: the frames of this process; all of them unless said otherwise.
     """
     model.eval()
     model.fold_text(keep_tokens=keep_tokens)
     space, predicted, truth = common_space(model.space, dataset.space)
     graph = DeployedSegmenter(model, size).to(device)
     result = Confusion(space)
-    shown = set(np.linspace(0, len(dataset) - 1, PANELS).round().astype(int).tolist())
+    frames = range(len(dataset))[part]
+    shown = {frames[int(i)] for i in np.linspace(0, len(frames) - 1, PANELS).round()} if frames else set()
     rows: list[np.ndarray] = []
     with torch.inference_mode():
-        for i in tqdm(range(len(dataset)), desc="validate", unit="frame", file=sys.stderr, leave=False):
+        for i in tqdm(frames, desc="validate", unit="frame", file=sys.stderr, leave=False):
             sample = dataset[i]
             label, _ = graph(torch.from_numpy(sample.image).unsqueeze(0).to(device))
             right, mine = truth[sample.label], predicted[label[0].cpu().numpy()]

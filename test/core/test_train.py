@@ -24,7 +24,8 @@ from mtaclip_core.data.dataset import Sample, open_dataset
 from mtaclip_core.data.synthetic.writer import write
 from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
 from mtaclip_core.labels import CAMVID, CITYSCAPES, UNLABELLED, join
-from mtaclip_core.training.checkpoint import load_checkpoint
+from mtaclip_core.training.checkpoint import load_checkpoint, load_model
+from mtaclip_core.training.validation import validate
 
 SIZE = (128, 192)
 
@@ -118,8 +119,10 @@ def test_sigterm_saves_the_current_step_and_leaves(tmp_path: Path, street: Path)
 
 
 def test_two_processes_share_a_training_and_stop_after_the_same_step(tmp_path: Path, street: Path) -> None:
-    """One of them is asked to end: the other would wait for its gradients for ever."""
-    config = write_config(tmp_path / "c.yaml", tiny_config(street, steps=100_000, checkpoint_every=100_000))
+    """One of them is asked to end: the other would wait for its gradients for ever. Each has validated its own part."""
+    values = tiny_config(street, steps=100_000, checkpoint_every=100_000, evaluate_every=2)
+    values["validation"] = values["train"][0]
+    config = write_config(tmp_path / "c.yaml", values)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -146,6 +149,10 @@ def test_two_processes_share_a_training_and_stop_after_the_same_step(tmp_path: P
             process.kill()
     assert [p.returncode for p in processes] == [130, 130]
     assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["step"] >= 2
+    model, trained = load_model(tmp_path / "run" / "checkpoints" / "best.safetensors")
+    alone = validate(model, open_dataset(f"synthetic:{street}", "train"), trained.size, torch.device("cpu"))
+    best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())["best_miou"]
+    assert alone.confusion.matrix.sum() > 3 * SIZE[0] * SIZE[1] and alone.confusion.miou() == pytest.approx(best)
     assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
 
 
