@@ -27,12 +27,17 @@ from mtaclip_core.files import prepare_file, write_text
 
 @dataclass(frozen=True)
 class Ladder:
-    """A base config, and the overrides of every fold and rung, in order."""
+    """A base config, and the overrides of every fold and rung, in order.
+
+    Attributes:
+        against: what the table compares a rung with, the `previous` or the `first` one.
+    """
 
     config: Path
     overrides: list[str]
     folds: dict[str, list[str]]
     rungs: dict[str, list[str]]
+    against: str
 
 
 @dataclass
@@ -85,7 +90,7 @@ def main(argv: list[str]) -> int:
 
     scores = {(j.rung, j.fold, j.seed): float(_result(j.folder)["miou"]) for j in jobs}
     texts = {job.rung: job.config.model.text for job in jobs}
-    summary = summarise(scores, texts, list(ladder.folds), args.seeds)
+    summary = summarise(scores, texts, list(ladder.folds), args.seeds, ladder.against)
     command = shlex.join(["python", "-m", "mtaclip_core.ablate", *argv])
     runs = [
         {"rung": j.rung, "fold": j.fold, "seed": j.seed, "folder": str(j.folder), **_result(j.folder)} for j in jobs
@@ -98,23 +103,29 @@ def main(argv: list[str]) -> int:
 
 
 def load_ladder(path: str | Path) -> Ladder:
-    """Read a ladder: `config` (relative to the file), `rungs`, and maybe `folds` and `overrides` of all runs.
+    """Read a ladder: `config` (relative to the file), `rungs`, and maybe `folds`, `overrides` of all runs, `against`.
 
     Raises:
         UserError: unreadable, an unknown key, or something that is no list of `key=value` texts.
     """
     values = read_values(Path(path))
-    unknown = sorted(set(values) - {"config", "overrides", "folds", "rungs"})
+    unknown = sorted(set(values) - {"config", "overrides", "folds", "rungs", "against"})
     if unknown:
-        raise UserError(f"ladder '{path}': unknown key '{unknown[0]}'; expected config, overrides, folds, rungs")
+        raise UserError(
+            f"ladder '{path}': unknown key '{unknown[0]}'; expected config, overrides, folds, rungs, against"
+        )
     if not isinstance(values.get("config"), str) or not isinstance(values.get("rungs"), dict) or not values["rungs"]:
         raise UserError(f"ladder '{path}': expected `config: FILE` and `rungs: {{NAME: [key=value, ...]}}`")
+    against = values.get("against", "previous")
+    if against not in ("previous", "first"):
+        raise UserError(f"ladder '{path}': against is {against!r}; expected previous or first")
     folds = values.get("folds", {"all": []})
     return Ladder(
         Path(path).parent / values["config"],
         _texts(values.get("overrides", []), f"ladder '{path}': overrides"),
         _lists(folds, f"ladder '{path}': folds"),
         _lists(values["rungs"], f"ladder '{path}': rungs"),
+        against,
     )
 
 

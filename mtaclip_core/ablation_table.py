@@ -19,10 +19,12 @@ def text_name(text: TextConfig) -> str:
     return text.source
 
 
-def summarise(scores: Scores, rungs: Mapping[str, TextConfig], folds: Sequence[str], seeds: int) -> dict[str, Any]:
+def summarise(
+    scores: Scores, rungs: Mapping[str, TextConfig], folds: Sequence[str], seeds: int, against: str = "previous"
+) -> dict[str, Any]:
     """Numbers of the table, in percent; a seed's score is its mean over the folds.
 
-    `gain` compares with the rung before, run by run: the same fold and seed.
+    `gain` compares with the `against` rung, previous or first, run by run: the same fold and seed.
     """
     rows: list[dict[str, Any]] = []
     before = None
@@ -35,9 +37,10 @@ def summarise(scores: Scores, rungs: Mapping[str, TextConfig], folds: Sequence[s
         if before is not None:
             gains = [own[key] - before[key] for key in own]
             row["gain"] = {"median": median(gains), "better": sum(g > 0 for g in gains), "of": len(gains)}
-        before = own
+        if before is None or against == "previous":
+            before = own
         rows.append(row)
-    return {"seeds": seeds, "folds": list(folds), "rungs": rows}
+    return {"seeds": seeds, "folds": list(folds), "against": against, "rungs": rows}
 
 
 def markdown(summary: Mapping[str, Any], command: str, ladder: str) -> str:
@@ -45,7 +48,16 @@ def markdown(summary: Mapping[str, Any], command: str, ladder: str) -> str:
     rows, folds, seeds = summary["rungs"], summary["folds"], summary["seeds"]
     used = {text: [r["rung"] for r in rows if r["text"] == text] for text in dict.fromkeys(r["text"] for r in rows)}
     sources = "; ".join(f"{text}: {', '.join(names)}" for text, names in used.items())
-    head = ["rung", "text", "Z", "median", "min", "max", *(f"{fold}" for fold in folds), "against the rung before"]
+    head = [
+        "rung",
+        "text",
+        "Z",
+        "median",
+        "min",
+        "max",
+        *(f"{fold}" for fold in folds),
+        f"against the {summary['against']} rung",
+    ]
     lines = [
         f"**Text source** - {sources}.",
         "",

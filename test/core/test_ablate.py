@@ -81,6 +81,7 @@ def test_a_rung_that_fails_is_one_line_with_the_log(tmp_path: Path, street: Path
         ({"rungs": {"a b": [], "a+b": []}}, "the same name but for signs"),
         ({"rung": {}}, "unknown key 'rung'"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"against": "last"}, "against is 'last'; expected previous or first"),
         ({"rungs": []}, "expected `config: FILE` and `rungs"),
     ],
 )
@@ -101,6 +102,14 @@ def test_a_seeds_score_is_its_mean_over_the_folds_and_gains_are_paired() -> None
     assert (first["median"], first["min"], first["max"]) == pytest.approx((30, 20, 40))
     assert first["folds"] == pytest.approx({"x": 15, "y": 45})
     assert second["gain"] == {"median": pytest.approx(2.5), "better": 2, "of": 4}
+    scores |= {("c", fold, seed): scores["a", fold, seed] - 0.01 for fold in "xy" for seed in range(2)}
+    gains = [
+        summarise(scores, texts | {"c": TextConfig(source="none")}, ["x", "y"], 2, against)["rungs"][2]["gain"][
+            "median"
+        ]
+        for against in ("previous", "first")
+    ]
+    assert gains == pytest.approx([-3.5, -1])
     table = markdown(summary, "python ...", "ladder.yaml")
     assert table.startswith("**Text source** - none: a; clip (RN50, openai): b.")
     assert "| a | none |  | 30.00 | 20.00 | 40.00 | 15.00 | 45.00 |  |" in table
