@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -33,7 +36,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run a command's `main(argv)` and exit: 0, 2 with one line for a `UserError`, 130 after Ctrl-C."""
+    """Run a command's `main(argv)` and exit: 0, 2 with one line for a `UserError` or a full disk, 130 after Ctrl-C."""
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except UserError as error:
@@ -45,3 +48,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print(f"error: {error}: make room, or write elsewhere", file=sys.stderr)
+        sys.exit(2)

@@ -1,4 +1,4 @@
-"""A bag that was closed properly, through its index; and the choice between that and salvage."""
+"""A storage file that was closed properly, through its index; from where that fails on, what can be salvaged."""
 
 from __future__ import annotations
 
@@ -7,86 +7,104 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import apsw
-from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection, Qos
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import Reader, ReaderError
 
-from mtaclip_core.cli import UserError
-from mtaclip_ros.bag_source import Record, Source, Topic
-from mtaclip_ros.salvage import STORAGE, Salvage
+from mtaclip_ros.bag_source import SEVERAL_TYPES, Record, Source, Topic
+from mtaclip_ros.salvage import Salvage
 from mtaclip_ros.salvage_mcap import zstd
+from mtaclip_ros.salvage_sqlite import unfinished
 
 # What rosbags lets through when a file is not what its index says; lz4 raises RuntimeError.
 _UNREADABLE = (
-    AnyReaderError, ReaderError, OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error,
-    apsw.Error, zstd.ZstdError,
+    ReaderError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError,
+    ArithmeticError, MemoryError, struct.error, apsw.Error, zstd.ZstdError,
 )  # fmt: skip
 
 
-class Indexed:
-    """A rosbag2 folder or a single storage file by its index; see `Source`.
+class IndexedFile:
+    """One .mcap or .db3 file by its index; see `Source`.
 
     Raises:
         whatever `_UNREADABLE` names, where there is no index that holds.
     """
 
     def __init__(self, path: Path) -> None:
-        self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_KILTED))
+        self._path = path
+        self._reader = Reader(path)
         self._reader.open()
-        self.topics = {
-            name: Topic(name, info.msgtype or "several types", info.msgcount, _offered(info.connections))
-            for name, info in self._reader.topics.items()
-        }
-        recorded = any(t.count for t in self.topics.values())
-        self.start, self.stop = (self._reader.start_time, self._reader.end_time - 1) if recorded else (0, 0)
-        self.broken: str | None = None
+        self._salvaged: Salvage | None = None
+        self._lost = 0
+        try:
+            self.topics = {
+                name: Topic(name, info.msgtype or SEVERAL_TYPES, info.msgcount, _offered(info.connections))
+                for name, info in self._reader.topics.items()
+            }
+            recorded = any(t.count for t in self.topics.values())
+            self.start, self.stop = (self._reader.start_time, self._reader.end_time - 1) if recorded else (0, 0)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    @property
+    def broken(self) -> str | None:
+        if self._salvaged:
+            return self._salvaged.broken
+        return f"{self._lost} messages of its index are not there" if self._lost else None
 
     def records(self, topics: Collection[str] | None, start: int, stop: int) -> Iterator[Record]:
-        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        messages = self._reader.messages(connections=wanted, start=start, stop=stop) if wanted else iter(())
-        last = self.start
-        while True:
+        whole = start <= self.start and stop > self.stop
+        # A time beyond the file's own first and last one is damaged.
+        start, stop = max(start, self.start), min(stop, self.stop + 1)
+        latest: list[Record] = []
+        found = 0
+        if self._salvaged is None:
             try:
-                connection, last, data = next(messages)
-            except StopIteration:
-                return
+                for record in self._by_index(topics, start, stop):
+                    latest = [r for r in latest if r.recorded >= record.recorded]
+                    latest.append(record)
+                    found += 1
+                    yield record
             except _UNREADABLE as error:
-                at = (last - self.start) * 1e-9
-                self.broken = f"it breaks off {at:.1f} s after its start ({' '.join(str(error).split())})"
+                self._salvaged = self._salvaged or Salvage(self._path, _why(error))
+            else:
+                there = sum(t.count for t in self.topics.values() if topics is None or t.name in topics)
+                self._lost = max(self._lost, there - found if whole else 0)
                 return
-            yield Record(connection.topic, connection.msgtype, last, bytes(data))
-
-    def deserialize(self, data: bytes, msgtype: str) -> object:
-        try:
-            return self._reader.deserialize(data, msgtype)
-        except AnyReaderError as error:
-            raise ValueError(str(error)) from error
+        for record in self._salvaged.records(topics, latest[0].recorded if latest else start, stop):
+            if record in latest:
+                latest.remove(record)
+            else:
+                yield record
 
     def close(self) -> None:
         self._reader.close()
+        if self._salvaged:
+            self._salvaged.close()
+
+    def _by_index(self, topics: Collection[str] | None, start: int, stop: int) -> Iterator[Record]:
+        wanted = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        for connection, recorded, data in self._reader.messages(wanted, start, stop) if wanted else ():
+            yield Record(connection.topic, connection.msgtype, recorded, bytes(data))
 
 
-def open_source(path: Path) -> Source:
-    """The messages of a rosbag2 folder, or of a single .mcap or .db3 file, as many as are there.
+def open_file(path: Path) -> Source:
+    """The messages of one .mcap or .db3 file, as many as are there.
 
     Raises:
-        UserError: there is no such path, it is no bag, or not a single message can be read.
+        OSError: it cannot be read.
     """
-    if not path.exists():
-        raise UserError(f"no bag at '{path}': expected a rosbag2 folder (metadata.yaml beside .mcap or .db3)")
-    if path.is_file() and path.suffix not in STORAGE:
-        raise UserError(f"'{path}' is not a bag: name a rosbag2 folder, or one {' or '.join(STORAGE)} file")
-    why = "metadata.yaml is missing"
-    if path.is_file() or (path / "metadata.yaml").is_file():
+    why = unfinished(path) if path.suffix == ".db3" else None
+    if why is None:
         try:
-            return Indexed(path)
+            return IndexedFile(path)
         except _UNREADABLE as error:
-            why = " ".join(str(error).split())
-    try:
-        return Salvage(path, why)
-    except OSError as error:
-        raise UserError(f"bag '{path}' cannot be read: {error}") from error
+            why = _why(error)
+    return Salvage(path, why)
+
+
+def _why(error: BaseException) -> str:
+    return f"its index does not hold ({' '.join(str(error).split()) or type(error).__name__})"
 
 
 def _offered(connections: Collection[Connection]) -> tuple[Qos, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,8 @@ from rosbags.interfaces import Qos
 from tqdm import tqdm
 
 from mtaclip_core.cli import UserError
-from mtaclip_ros.bag_reader import CAMERA_TYPES, Bag, Window, header_stamp_ns
-from mtaclip_ros.bag_source import Record, Topic
+from mtaclip_ros.bag_reader import CAMERA_TYPES, HEADER_BYTES, Bag, Window, header_stamp_ns
+from mtaclip_ros.bag_source import SEVERAL_TYPES, Record, Topic
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from rclpy.qos import QoSProfile
 
 _CLOCK = "/clock"
+_TYPE = re.compile(r"\w+/(msg|srv|action)/[A-Z]\w*")
+_DEEPEST = 10_000  # messages that a publisher is made to keep
 _SETTLED = 0.8  # seconds for which the set of subscribers must not change before the first message
+_LAST_TIME = 2**31 * 10**9 - 1  # ns; of builtin_interfaces/msg/Time
 _TICK = 0.01  # seconds between times on /clock
 _LONGEST_SLEEP = 0.2  # seconds, so that signals are seen soon
 
@@ -53,7 +57,9 @@ class Schedule:
 
 
 def message_class(msgtype: str) -> type[Any] | None:
-    """The Python class of `package/msg/Name`, or None where its package is not installed."""
+    """The Python class of `package/msg/Name`, or None where its package is not installed, or this is no such name."""
+    if not _TYPE.fullmatch(msgtype):
+        return None
     package, _, name = msgtype.rpartition("/")
     try:
         return getattr(importlib.import_module(package.replace("/", ".")), name)
@@ -72,7 +78,7 @@ def qos_profile(recorded: Sequence[Qos]) -> QoSProfile:
     profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10)
     profile.reliability, profile.durability = ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE
     if recorded:
-        profile.depth = max(1, *(q.depth for q in recorded))
+        profile.depth = min(max(1, *(q.depth for q in recorded)), _DEEPEST)
         if any(q.history.name == "KEEP_ALL" for q in recorded):
             profile.history = HistoryPolicy.KEEP_ALL
         if any(q.reliability.name == "BEST_EFFORT" for q in recorded):
@@ -83,13 +89,19 @@ def qos_profile(recorded: Sequence[Qos]) -> QoSProfile:
 
 
 def _publishers(node: Node, topics: Sequence[Topic]) -> dict[str, Publisher]:
+    from rclpy.exceptions import NameValidationException
+
     publishers = {}
     for topic in topics:
         cls = message_class(topic.msgtype)
         if cls is None:
-            print(f"skipping {topic.name}: {topic.msgtype} is not installed", file=sys.stderr)
+            what = topic.msgtype if topic.msgtype == SEVERAL_TYPES else f"{topic.msgtype}, which is not installed"
+            print(f"skipping {topic.name}: it is of {what}", file=sys.stderr)
             continue
-        publishers[topic.name] = node.create_publisher(cls, topic.name, qos_profile(topic.qos))
+        try:
+            publishers[topic.name] = node.create_publisher(cls, topic.name, qos_profile(topic.qos))
+        except NameValidationException as error:
+            print(f"skipping {topic.name}: {' '.join(str(error).split())}", file=sys.stderr)
     return publishers
 
 
@@ -99,7 +111,12 @@ def _clock_publisher(node: Node) -> Callable[[int], None]:
     from rosgraph_msgs.msg import Clock
 
     publisher = node.create_publisher(Clock, _CLOCK, 10)
-    return lambda now: publisher.publish(Clock(clock=Time(sec=now // 10**9, nanosec=now % 10**9)))
+
+    def tell(now: int) -> None:
+        now = min(max(now, 0), _LAST_TIME)
+        publisher.publish(Clock(clock=Time(sec=now // 10**9, nanosec=now % 10**9)))
+
+    return tell
 
 
 def wait_for_subscribers(node: Node, topics: Sequence[str], count: int, seconds: float) -> None:
@@ -174,6 +191,9 @@ class Player:
         """Publish all messages of the window once, at their times; returns how many left.
 
         Latched messages (the classes of a label topic) from before the window go out first, so that it can be read.
+
+        Raises:
+            UserError: there is no message in the window.
         """
         from rclpy._rclpy_pybind11 import RCLError
 
@@ -194,6 +214,8 @@ class Player:
                     published += 1
                     self._note(record, left)
                 bar.update()
+        if schedule is None:
+            raise UserError(f"bag '{self._bag.path}' has no message in this window: it is {self._bag.length:.1f} s")
         return published
 
     def flush(self, seconds: float = 2.0) -> None:
@@ -218,5 +240,5 @@ class Player:
         yield from last.values()
 
     def _note(self, record: Record, left: int) -> None:
-        if self._log and record.topic in self.image_topics:
+        if self._log and record.topic in self.image_topics and len(record.data) >= HEADER_BYTES:
             self._log.write(f"{record.topic} {header_stamp_ns(record.data)} {left}\n")

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+
 from mtaclip_core.cli import UserError
 from mtaclip_core.labels import LabelSpace
-from mtaclip_ros.bag_index import open_source
+from mtaclip_ros.bag_folder import BagFiles
 from mtaclip_ros.bag_source import Record, Topic
-from mtaclip_ros.label_messages import parse_classes
+from mtaclip_ros.label_messages import label_array, parse_classes
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -23,6 +27,8 @@ IMAGE_TOPIC = "/camera/image_raw"
 LABEL_TOPIC = "/camera/label_gt"
 _NANOSECONDS = 1_000_000_000
 _FOREVER = 2**63 - 1
+HEADER_BYTES = 12
+"""Of a serialised message that begins with a std_msgs/Header: encapsulation and stamp."""
 _LATE = 2.0  # seconds by which a label may be recorded before or after its image
 
 
@@ -55,9 +61,10 @@ WHOLE = Window()
 
 
 class Bag:
-    """A rosbag2 folder, or a single .mcap or .db3 file, open for reading; a context manager.
+    """A rosbag2 folder, or a single .mcap or .db3 file, packed by zstd or not, open for reading; a context manager.
 
-    A bag that breaks off, whose recorder died or whose metadata.yaml is missing, is read as far as it goes.
+    A bag that breaks off, whose recorder died or whose metadata.yaml is missing, is read as far as it goes. Messages
+    are read as the types of ROS 2 Kilted, whatever the bag says that they are made of.
 
     Attributes:
         path: the folder or file.
@@ -72,7 +79,8 @@ class Bag:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._source = open_source(self.path)
+        self._source = BagFiles(self.path)
+        self._types = get_typestore(Stores.ROS2_KILTED)
         self._damaged: set[tuple[str, int]] = set()
         self.topics = self._source.topics
         if not any(t.count for t in self.topics.values()):
@@ -134,10 +142,15 @@ class Bag:
         return max(1, math.ceil(self.topics[topic].count * min(max(share, 0.0), 1.0) / window.every))
 
     def records(self, topics: Collection[str] | None = None, window: Window = WHOLE) -> Iterator[Record]:
-        """Messages in recorded order; `topics` None means all of them. `window.every` is for images only."""
-        start = self.start + round(window.start * _NANOSECONDS)
-        stop = _FOREVER if math.isinf(window.stop) else self.start + round(window.stop * _NANOSECONDS)
-        return self._source.records(topics, start, stop)
+        """Messages in recorded order; `topics` None means all of them. `window.every` is for images only.
+
+        A message whose bytes are damaged is passed over, and told by `broken`.
+        """
+        for record in self._records(topics, window):
+            if record.data:
+                yield record
+            else:
+                self._damaged.add((record.topic, record.recorded))
 
     def images(self, topic: str, window: Window = WHOLE) -> Iterator[ImageRecord]:
         """The images of one topic, as objects with the fields of its type (`data`: (N,) uint8).
@@ -145,10 +158,10 @@ class Bag:
         A message whose bytes are no message of its type is passed over, and told by `broken`.
         """
         self.require(topic, *CAMERA_TYPES)
-        for index, record in enumerate(self.records([topic], window)):
+        for index, record in enumerate(self._records([topic], window)):
             if index % window.every == 0:
                 try:
-                    message: Any = self._source.deserialize(record.data, record.msgtype)
+                    message = self._message(record)
                 except ValueError:
                     self._damaged.add((topic, record.recorded))
                     continue
@@ -159,6 +172,20 @@ class Bag:
         """The labels for the images of a window: all that were recorded in it, and somewhat before and after."""
         self.require(topic, IMAGE)
         return self.images(topic, Window(max(0.0, window.start - _LATE), window.stop + _LATE))
+
+    def label(self, message: Any, topic: str) -> np.ndarray | None:
+        """The ids of a message of a label topic: (H, W) uint8; None for one that is damaged in an incomplete bag.
+
+        Raises:
+            UserError: the message holds no ids, and the bag is whole: the topic is the wrong one.
+        """
+        try:
+            return label_array(message, topic)
+        except UserError:
+            if not self.broken:
+                raise
+        self._damaged.add((topic, stamp_ns(message)))
+        return None
 
     def first(self, topic: str, msgtype: str) -> Any:
         """The first message of a topic, deserialised.
@@ -171,7 +198,7 @@ class Bag:
         if record is None:
             raise UserError(f"the first message on '{topic}' cannot be read: {self.broken}")
         try:
-            return self._source.deserialize(record.data, msgtype)
+            return self._message(record)
         except ValueError as error:
             raise UserError(f"the first message on '{topic}' of bag '{self.path}' is damaged: {error}") from error
 
@@ -187,6 +214,20 @@ class Bag:
         if name not in self.topics and beside in self.topics:
             name = beside
         return parse_classes(self.first(name, STRING).data, name)
+
+    def _records(self, topics: Collection[str] | None, window: Window) -> Iterator[Record]:
+        start, stop = (
+            self.start + round(min(seconds * _NANOSECONDS, float(_FOREVER - self.start)))
+            for seconds in (window.start, window.stop)
+        )
+        return self._source.records(topics, min(start, _FOREVER), min(stop, _FOREVER))
+
+    def _message(self, record: Record) -> Any:
+        """Raises ValueError where the bytes are no message of the record's type."""
+        try:
+            return self._types.deserialize_cdr(record.data, record.msgtype)
+        except (SerdeError, KeyError) as error:
+            raise ValueError(str(error)) from error
 
 
 def stamp_ns(message: Any) -> int:
@@ -205,18 +246,17 @@ def pair_by_stamp(images: Iterator[ImageRecord], labels: Iterator[ImageRecord]) 
     """Every image with the label message of equal stamp, or with None; `labels` as `Bag.labels` gives them.
 
     Both come in recorded order; a label may be recorded somewhat before or after its image, so labels are looked up to
-    one second (of recorded time) ahead, and forgotten when they are two seconds behind.
+    one second (of recorded time) ahead, and forgotten when they are two seconds behind. Images of equal stamp take the
+    labels of that stamp in their order.
     """
-    waiting: dict[int, ImageRecord] = {}
+    waiting: list[ImageRecord] = []
     read_to = -1
     for image in images:
-        while image.stamp not in waiting and read_to <= image.recorded + _NANOSECONDS:
-            label = next(labels, None)
-            if label is None:
-                break
-            waiting[label.stamp] = label
+        waiting = [label for label in waiting if label.recorded >= image.recorded - 2 * _NANOSECONDS]
+        found = next((label for label in waiting if label.stamp == image.stamp), None)
+        while found is None and read_to <= image.recorded + _NANOSECONDS and (label := next(labels, None)):
             read_to = label.recorded
-        found = waiting.pop(image.stamp, None)
+            waiting.append(label)
+            found = label if label.stamp == image.stamp else None
+        waiting = [label for label in waiting if label is not found]
         yield image, found.message if found else None
-        for stamp in [s for s, kept in waiting.items() if kept.recorded < image.recorded - 2 * _NANOSECONDS]:
-            del waiting[stamp]

@@ -1,4 +1,4 @@
-"""Where the messages of a bag come from: its index, or what can be salvaged of files without one."""
+"""What a bag's files are read as: topics, records, and the interfaces of those who find them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Protocol
 
 from rosbags.interfaces import Qos
 
+SEVERAL_TYPES = "several types"
+
+
+class DamagedError(Exception):
+    """The bytes of a message cannot be read, or are not what was recorded."""
+
 
 @dataclass(frozen=True)
 class Topic:
     """One topic of a bag.
 
     Attributes:
-        name, msgtype: for example `/camera/image_raw`, `sensor_msgs/msg/Image`.
+        name, msgtype: for example `/camera/image_raw`, `sensor_msgs/msg/Image`; `SEVERAL_TYPES` where they differ.
         count: messages recorded.
         qos: what the recorded publishers offered, empty where the recorder did not say.
     """
@@ -25,9 +31,10 @@ class Topic:
     qos: tuple[Qos, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One recorded message, still serialised: `recorded` is the recorder's time in ns, `data` little-endian CDR."""
+    """One recorded message, still serialised: `recorded` is the recorder's time in ns, `data` CDR with its head of four
+    bytes, empty where the file's bytes of this message are damaged."""
 
     topic: str
     msgtype: str
@@ -44,7 +51,7 @@ class Channel:
     offered_qos: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A message that was found in a file: the recorder's time in ns, its channel, and where the file has it."""
 
@@ -53,27 +60,54 @@ class Entry:
     place: tuple[int, int, int]
 
 
-class Source(Protocol):
-    """The messages of one bag.
+class Finds(Protocol):
+    """The messages of one storage file, found without its index, as far as it goes.
 
     Attributes:
-        topics: by name, sorted.
-        start, stop: the recorder's times of the first and the last message, ns; 0 without messages.
-        broken: what is missing of the bag, as one line; None for a whole one. A break that only reading shows is told
-            here after it was met.
+        channels: by the file's own numbers.
+        entries: in the order of the file.
     """
 
-    topics: dict[str, Topic]
-    start: int
-    stop: int
-    broken: str | None
+    channels: dict[int, Channel]
+    entries: list[Entry]
+
+    @property
+    def broken(self) -> str | None:
+        """How and where the file breaks off, or what of it is damaged; None when all its messages are there."""
+        ...
+
+    def read(self, entry: Entry) -> bytes:
+        """The message of an entry as it was recorded. Raises DamagedError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """The messages of one storage file, or of a bag of several."""
+
+    @property
+    def topics(self) -> dict[str, Topic]:
+        """By name, sorted."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The recorder's time of the first message, ns; 0 without messages."""
+        ...
+
+    @property
+    def stop(self) -> int:
+        """The recorder's time of the last message, ns; 0 without messages."""
+        ...
+
+    @property
+    def broken(self) -> str | None:
+        """What is missing, as one line; None for what is whole. A break that only reading shows is told after it."""
+        ...
 
     def records(self, topics: Collection[str] | None, start: int, stop: int) -> Iterator[Record]:
         """Messages recorded from `start` up to, not at, `stop` (ns), in recorded order; `topics` None means all."""
-        ...
-
-    def deserialize(self, data: bytes, msgtype: str) -> object:
-        """The message. Raises ValueError where the bytes are none of this type."""
         ...
 
     def close(self) -> None: ...

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.time import Time
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.labels import LabelSpace
@@ -47,7 +46,7 @@ class CameraLine:
         submit: takes every frame that keeps the rate, in the executor's thread.
 
     Raises:
-        UserError: the region of interest or the mask is wrong.
+        UserError: the topic, the region of interest, the mask or a `qos_overrides` parameter is wrong.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class CameraLine:
             region = Region.load(camera.roi, camera.mask)
         except UserError as error:
             raise UserError(f"{camera.setting('roi')}, {camera.setting('mask')}: {error}") from error
-        self.pipeline = Pipeline(segmenter, region=region, scratch=Scratch())
+        self.pipeline = Pipeline(segmenter, region=region, scratch=Scratch(), wait=False)
         self._rate = RateLimit()
         self._last_lines: dict[str, float] = {}
         self._last_failure = ""
@@ -131,6 +130,11 @@ class CameraLine:
         stamp = message.header.stamp
         if self.statistics.stamp(stamp.sec + 1e-9 * stamp.nanosec) == "back":
             self.explain(f"stamps go back on {self.input.topic}", f"now {stamp.sec}.{stamp.nanosec:09d}")
+        if "\ufffd" in message.header.frame_id:  # what rclpy makes of bytes that are no UTF-8
+            self.statistics.count("garbled_ids")
+            self.explain(
+                f"frame_id is not UTF-8 on {self.input.topic}", f"labels have {message.header.frame_id[:60]!r}"
+            )
         if self._rate.ready(self._parameters().max_rate_of(self.name)):
             self._submit(Arrival(self, message, time.monotonic()))
         else:
@@ -152,6 +156,6 @@ class CameraLine:
             "own": end - arrival.received - segment_seconds,
         }
         if header.stamp.sec or header.stamp.nanosec:
-            age = self._node.get_clock().now() - Time.from_msg(header.stamp)
-            seconds["latency"] = age.nanoseconds * 1e-9
+            now = self._node.get_clock().now().nanoseconds
+            seconds["latency"] = (now - header.stamp.sec * 10**9 - header.stamp.nanosec) * 1e-9
         self.statistics.labelled(seconds)

@@ -25,7 +25,7 @@ class CameraSet:
         space: its classes.
 
     Raises:
-        UserError: a camera's region of interest or mask is wrong.
+        UserError: as `CameraLine`.
     """
 
     def __init__(self, node: Node, parameters: Callable[[], Parameters], engine: Engine, space: LabelSpace) -> None:

@@ -36,11 +36,19 @@ for encoding, pixel in (("rgb8", [30, 20, 10]), ("mono8", [7]), ("rgba8", [30, 2
 """
 
 
-def trouble() -> str:
+def trouble(wait: bool = True) -> str:
     """Why cv_bridge is not used, empty where it can be.
 
-    The first call tries it in a process of its own, which may take seconds; a node calls this before frames come.
+    The first call tries it in a process of its own, which may take seconds. Without `wait` that is done in a thread,
+    and is the trouble as long as it takes: other cameras' frames, and whoever stops the node, do not wait for it.
     """
+    if not _installed():
+        return "cv_bridge is not installed"
+    if not wait and not _trouble.cache_info().currsize:
+        if _LOCK.acquire(blocking=False):
+            _LOCK.release()
+            threading.Thread(target=trouble, name="cv_bridge_trial", daemon=True).start()
+        return "cv_bridge is being tried"
     with _LOCK:
         return _trouble()
 
@@ -64,9 +72,12 @@ def decode(message: Any) -> Frame:
 
 
 @functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("cv_bridge") is not None
+
+
+@functools.cache
 def _trouble() -> str:
-    if importlib.util.find_spec("cv_bridge") is None:
-        return "cv_bridge is not installed"
     command = [sys.executable, "-c", _TRIAL]
     try:
         trial = subprocess.run(command, timeout=_TIMEOUT, stdin=subprocess.DEVNULL, capture_output=True, text=True)

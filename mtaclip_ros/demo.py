@@ -14,6 +14,7 @@ from typing import Any
 from mtaclip_core.bundle import load_bundle, resolve_bundle
 from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.labels import CITYSCAPES
+from mtaclip_ros.drive_arguments import positive
 from mtaclip_ros.drive_score import table
 from mtaclip_ros.drive_writer import SYNTHETIC_SIZE, street_frames, write_drive
 from mtaclip_ros.processes import child, exit_on_sigterm, free_domain, stop
@@ -107,8 +108,8 @@ def main(argv: list[str]) -> int | None:
         epilog="example:\n  python -m mtaclip_ros.demo --seconds 10 --out runs/first",
     )
     parser.add_argument("--model", default=MODEL, metavar="BUNDLE", help=f"bundle or its name (default {MODEL})")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of the drive (default 20)")
-    parser.add_argument("--rate", type=float, default=15.0, help="frames per second of the camera (default 15)")
+    parser.add_argument("--seconds", type=positive, default=20.0, help="length of the drive (default 20)")
+    parser.add_argument("--rate", type=positive, default=15.0, help="frames per second of the camera (default 15)")
     parser.add_argument(
         "--size", type=size, default=SYNTHETIC_SIZE, metavar="HxW", help="of the frames (default 360x480)"
     )
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--out", metavar="DIR", help="new folder for everything (default runs/DATE-TIME)")
     args = parser.parse_args(argv)
     count = round(args.seconds * args.rate)
-    if args.rate <= 0 or count < 2:
+    if count < 2:
         raise UserError(f"--seconds {args.seconds:g} at --rate {args.rate:g}: expected at least two frames")
     out = Path(args.out) if args.out else Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

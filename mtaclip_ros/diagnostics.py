@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from mtaclip_ros.engine import EngineState
 from mtaclip_ros.frame_statistics import Snapshot
 from mtaclip_ros.parameters import Parameters
+from mtaclip_ros.qos_override import publisher_profile
 
 PERIOD = 1.0
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -62,6 +62,9 @@ class Diagnostics:
         node: owner of publisher and timer.
         health: gives the present facts.
         parameters: gives the limits for warnings.
+
+    Raises:
+        UserError: a `qos_overrides` parameter of the topic is wrong.
     """
 
     def __init__(self, node: Node, health: Callable[[], Health], parameters: Callable[[], Parameters]) -> None:
@@ -70,12 +73,8 @@ class Diagnostics:
         self._parameters = parameters
         self._before: dict[str, Snapshot] = {}
         self._failures_before = 0
-        self._publisher = node.create_publisher(
-            DiagnosticArray,
-            "/diagnostics",
-            10,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        profile = publisher_profile(node, node.resolve_topic_name("/diagnostics"), depth=10)
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", profile)
         node.create_timer(PERIOD, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _publish(self) -> None:
@@ -114,7 +113,7 @@ def assess_model(health: Health, failures_before: int) -> Verdict:
     if engine.segmenter is None:
         when = f"next try in {engine.retry_in:.0f} s" if engine.retry_in else "it is loaded again now"
         return ERROR, f"no model, {when}: {engine.error}"
-    if engine.failures > failures_before:
+    if engine.failures not in (0, failures_before):  # less: the node was configured anew
         return ERROR, f"the model failed and is loaded again: {engine.error}"
     if not health.listening:
         return OK, "disabled by ~/enable" if health.state == "active" else health.state
@@ -126,6 +125,8 @@ def assess_camera(camera: CameraHealth, before: Snapshot, limits: Parameters, he
     if not health.listening:
         return OK, "disabled by ~/enable" if health.state == "active" else health.state
     now = camera.statistics
+    if now.received < before.received:
+        before = _NOTHING  # of the time before the node was configured anew
     if limits.watchdog_timeout and now.silence > limits.watchdog_timeout:
         return ERROR, camera.trouble or f"no image for {now.silence:.1f} s"
     errors: list[str] = []
@@ -206,6 +207,7 @@ def camera_details(camera: CameraHealth) -> dict[str, str]:
         values[f"frames bad: {reason}"] = str(count)
     for what in ("back", "repeated", "missing"):
         values[f"stamps {what}"] = str(now.stamps.get(what, 0))
+    values["frame ids not UTF-8"] = str(now.garbled_ids)
     for output, count in camera.made.items():
         values[f"made on request: {output}"] = str(count)
     for stage, times in now.stages.items():

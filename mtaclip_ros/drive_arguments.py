@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import math
+
 from mtaclip_core.cli import Parser, UserError
 from mtaclip_ros.bag_reader import IMAGE_TOPIC, Window
 
 
-def add_topic_arguments(parser: Parser, several_bags: bool) -> None:
+def positive(text: str) -> float:
+    """For argparse's `type=`: a number above 0 that is not infinite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a number above 0")
+    return number
+
+
+def add_topic_arguments(parser: Parser) -> None:
     """`--bag`, `--image-topic`, `--label-topic` and `--camera`, the same for `replay` and `evaluate_live`."""
-    about = "rosbag2 folder, or one .mcap or .db3 file; a broken one is read as far as it goes"
-    if several_bags:
-        parser.add_argument(
-            "--bag", required=True, nargs="+", action="extend", help=f"{about}; several make one result"
-        )
-    else:
-        parser.add_argument("--bag", required=True, help=about)
+    about = "rosbag2 folder, or one .mcap or .db3 file; a broken one is read as far as it goes; several make one result"
+    parser.add_argument("--bag", required=True, nargs="+", action="extend", help=about)
     parser.add_argument(
         "--image-topic",
         nargs="+",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import operator
 import sys
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtaclip_core.cli import UserError
 from mtaclip_core.files import write_text
+from mtaclip_core.labels import LabelSpace
 from mtaclip_ros.bag_reader import Bag
+from mtaclip_ros.drive_arguments import check_min_miou
 from mtaclip_ros.drive_cameras import Camera
 from mtaclip_ros.drive_score import DriveScore, Run, table
 
@@ -40,16 +44,51 @@ class Drive:
     fps: float | None
 
 
-def combined(drives: Sequence[Drive], run: Run, *, command: str, seconds: float) -> dict[str, Any]:
-    """The JSON of a run (CONTRACTS.md): the numbers over all frames, and under `drives` those of each drive.
+def check_bags(bags: Sequence[Bag], cameras: Sequence[Camera], min_miou: float | None, told: set[str]) -> None:
+    """Before the work starts: every camera in every bag, and ground truth where a mIoU is asked for; warn as below.
 
     Raises:
-        UserError: the drives' ground truths are of different classes.
+        UserError: something is not there.
     """
-    total = functools.reduce(operator.add, (drive.score for drive in drives))
+    for bag in bags:
+        for camera in cameras:
+            camera.check(bag)
+        warn_incomplete(bag, told)
+    check_min_miou(min_miou, any(camera.truth(bag) for bag in bags for camera in cameras))
+
+
+def scores_of(
+    model: LabelSpace, bags: Sequence[Bag], cameras: Sequence[Camera]
+) -> dict[tuple[Bag, Camera], DriveScore]:
+    """A new score for each camera of each bag.
+
+    Raises:
+        UserError: the classes of a ground truth are not there, cannot be joined with the model's, or differ from those
+            of the others.
+    """
+    scores = {}
+    for bag, camera in itertools.product(bags, cameras):
+        truth = camera.truth(bag)
+        scores[bag, camera] = DriveScore(model, None if truth is None else bag.classes(truth))
+    spaces = {score.space: score.space.name for score in scores.values() if score.truth}
+    if len(spaces) > 1:
+        names = ", ".join(spaces.values())
+        raise UserError(f"the ground truths hold different classes ({names}): judge such bags one at a time")
+    return scores
+
+
+def total_of(drives: Sequence[Drive]) -> DriveScore:
+    """All frames of drives whose scores `scores_of` made."""
+    return functools.reduce(operator.add, (drive.score for drive in drives))
+
+
+def combined(drives: Sequence[Drive], run: Run, *, command: str, seconds: float) -> dict[str, Any]:
+    """The JSON of a run (CONTRACTS.md): the numbers over all frames, and under `drives` those of each drive."""
+    total = total_of(drives)
     rates = [drive.fps for drive in drives if drive.fps is not None]
     outcome = total.result(run, command=command, seconds=seconds, fps=sum(rates) / len(rates) if rates else None)
-    outcome["incomplete"] = list(dict.fromkeys(drive.incomplete for drive in drives if drive.incomplete))
+    # What is missing of a bag is known best when its last camera has been read.
+    outcome["incomplete"] = list({drive.bag: drive.incomplete for drive in drives if drive.incomplete}.values())
     outcome["drives"] = [_row(drive, run) for drive in drives]
     return outcome
 

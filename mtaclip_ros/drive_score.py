@@ -138,17 +138,14 @@ class DriveScore:
         """Both drives as one; where only one of them has ground truth, its classes are those of the sum.
 
         Raises:
-            UserError: their ground truths are of different classes.
+            ValueError: their ground truths are of different classes.
         """
         if not isinstance(other, DriveScore):
             return NotImplemented
         first, second = (self, other) if self.scored or not other.scored else (other, self)
         same = first.space == second.space
         if second.scored and not same:
-            raise UserError(
-                f"the ground truths hold different classes ({first.space.name}, {second.space.name}): judge such bags "
-                f"one at a time"
-            )
+            raise ValueError(f"cannot merge scores over {first.space.name} and {second.space.name}")
         both = DriveScore(first.model, first.truth, self.frames + other.frames)
         both.bad = {r: self.bad.get(r, 0) + other.bad.get(r, 0) for r in {**self.bad, **other.bad}}
         both.scored = first.scored + second.scored

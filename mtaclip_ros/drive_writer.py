@@ -24,8 +24,9 @@ from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.data.dataset import Sample, SegmentationDataset, open_dataset
 from mtaclip_core.labels import CITYSCAPES, LabelSpace
 from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING
+from mtaclip_ros.drive_arguments import positive
 from mtaclip_ros.new_bag import LATCHED_QOS, STREAM_QOS, new_bag
-from mtaclip_ros.processes import die_with_parent
+from mtaclip_ros.processes import die_with_parent, exit_on_sigterm
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 CAMERA_INFO_TOPIC = "/camera/camera_info"
@@ -201,17 +202,16 @@ def main(argv: list[str]) -> int | None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="KIND:PATH", help="a data set, for example camvid:data/camvid")
-    source.add_argument("--synthetic", metavar="SECONDS", type=float, help="a generated street of this length")
+    source.add_argument("--synthetic", metavar="SECONDS", type=positive, help="a generated street of this length")
     parser.add_argument("--split", metavar="NAME", help="the split of --data, for example val")
     parser.add_argument("--out", metavar="BAG", required=True, help="folder of the new bag")
-    parser.add_argument("--rate", type=float, default=15.0, help="frames per second (default 15)")
+    parser.add_argument("--rate", type=positive, default=15.0, help="frames per second (default 15)")
     parser.add_argument("--size", type=size, metavar="HxW", help="frame size (default: the data set's; 360x480)")
     parser.add_argument("--seed", type=int, default=0, help="of the generated street (default 0)")
     parser.add_argument("--encoding", choices=ENCODINGS, default="rgb8", help="of the images (default rgb8)")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that draw the street")
     args = parser.parse_args(argv)
-    if args.rate <= 0:
-        raise UserError(f"--rate {args.rate}: expected frames per second above 0")
+    exit_on_sigterm()
     if args.data:
         if args.split is None:
             raise UserError(f"--data {args.data} needs --split NAME, for example --split val")

@@ -130,7 +130,7 @@ class Engine:
             self._rebuilder.join()
             self._rebuilder = None
         if self._segmenter is not None:
-            self._segmenter.close()
+            self._free(self._segmenter)
             self._segmenter = None
 
     def _broke(self, error: Exception, segmenter: Segmenter) -> None:
@@ -145,10 +145,7 @@ class Engine:
         self._rebuilder.start()
 
     def _rebuild(self, broken: list[Segmenter], pause: float) -> None:
-        try:
-            broken.pop().close()
-        except Exception as error:  # a broken backend may not even close; a new one is still worth a try
-            self._log(f"the broken model could not be closed ({_one_line(error)})")
+        self._free(broken.pop())
         while not self._closing.wait(pause):
             try:
                 fresh = self._load()
@@ -162,6 +159,12 @@ class Engine:
                 self._segmenter = fresh
             self._log("the model is loaded again")
             return
+
+    def _free(self, segmenter: Segmenter) -> None:
+        try:
+            segmenter.close()
+        except Exception as error:  # a broken backend may not even close; a new one is still worth a try
+            self._log(f"the model could not be closed ({_one_line(error)})")
 
     def _note(self, error: Exception) -> float:
         """Count a failure; returns the seconds to wait before the next try."""

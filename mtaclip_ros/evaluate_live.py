@@ -1,17 +1,19 @@
-"""Judge the running node on a bag: play it over DDS at its recorded rate, collect the labels, compare with the truth.
+"""Judge the running node on bags: play them over DDS at their recorded rate, compare its labels with the truth.
 
-The bag is played by a process of its own, so that camera and collector do not disturb each other. Latency is measured
+A bag is played by a process of its own, so that camera and collector do not disturb each other. Latency is measured
 from the moment an image leaves the player to the moment its label is here, by stamp.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,24 +25,24 @@ from mtaclip_ros.drive_arguments import (
     add_part_arguments,
     add_result_arguments,
     add_topic_arguments,
-    check_min_miou,
+    positive,
     window_of,
 )
 from mtaclip_ros.drive_cameras import Camera, cameras_of
-from mtaclip_ros.drive_result import Drive, combined, conclude, warn_incomplete
+from mtaclip_ros.drive_result import Drive, check_bags, combined, conclude, scores_of, warn_incomplete
 from mtaclip_ros.drive_score import DriveScore, command_line
 from mtaclip_ros.image_codec import BadImage, decode
 from mtaclip_ros.label_collector import LabelCollector
-from mtaclip_ros.label_messages import label_array
 from mtaclip_ros.processes import child, exit_on_sigterm
 from mtaclip_ros.rclpy_start import init_rclpy, split_ros_args
 from mtaclip_ros.replay import rgb
 from mtaclip_ros.report import DriveReport
 from mtaclip_ros.report_index import Reports
 
-Departures = Mapping[Camera, Mapping[int, int]]
-"""When each image of a camera left the player, ns of the monotonic clock, by stamp."""
+Departures = Mapping[int, Sequence[int]]
+"""When the images of a camera left the player, ns of the monotonic clock, by stamp: several where they share one."""
 
+_SHARED = "stamp of several images"
 _LISTEN_SECONDS = 10.0  # a node subscribes when it sees the player, or within 2 s (image_reliability: auto)
 _PLAYER_SECONDS = 10.0  # the player's patience is longer than ours: we can say more
 _STATUS_SECONDS = 3.0  # diagnostics come every second
@@ -64,7 +66,7 @@ def wait_for_node(collector: LabelCollector, seconds: float) -> None:
 
 def play_to(
     collector: LabelCollector, bag: Bag, player_arguments: Sequence[str], seconds: float
-) -> dict[Camera, dict[int, int]]:
+) -> dict[Camera, Departures]:
     """Play the images (and camera_info) in a child process and collect until no more labels come.
 
     Args:
@@ -72,7 +74,7 @@ def play_to(
         seconds: in which the node must have subscribed to the player.
 
     Returns:
-        As `Departures`.
+        The departures of each camera.
 
     Raises:
         UserError: the node does not listen to the images, the player failed, or not a single label came.
@@ -117,12 +119,15 @@ def _wait_until_heard(collector: LabelCollector, player: subprocess.Popen, secon
         )
 
 
-def _departures(log: Path, topic: str) -> dict[int, int]:
-    rows = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
-    return {int(stamp): int(left) for name, stamp, left in rows if name == topic}
+def _departures(log: Path, topic: str) -> Departures:
+    departures: dict[int, list[int]] = {}
+    for name, stamp, left in (line.split() for line in log.read_text(encoding="utf-8").splitlines()):
+        if name == topic:
+            departures.setdefault(int(stamp), []).append(int(left))
+    return departures
 
 
-def _collect_rest(collector: LabelCollector, sent: Departures) -> None:
+def _collect_rest(collector: LabelCollector, sent: Mapping[Camera, Departures]) -> None:
     while not all(stamp in collector.labels[camera] for camera, stamps in sent.items() for stamp in stamps):
         before = collector.count()
         if not collector.spin_until(lambda n=before: collector.count() > n, _LAST_LABELS):  # type: ignore[misc]
@@ -133,7 +138,7 @@ def score_labels(
     bag: Bag,
     camera: Camera,
     collector: LabelCollector,
-    sent: Mapping[int, int],
+    sent: Departures,
     score: DriveScore,
     *,
     window: Window,
@@ -142,7 +147,7 @@ def score_labels(
     """Compare what was collected of a camera with the bag's ground truth, frame by frame in the bag's order.
 
     Args:
-        sent: as in `Departures`, of this camera.
+        sent: of this camera. Images that share a stamp are bad: nobody can say which of them a label belongs to.
         score: counts the frames.
         report: takes them too; finished by the caller.
 
@@ -156,20 +161,21 @@ def score_labels(
     for image, truth_message in tqdm(
         pairs, desc=f"scoring {camera.name}".strip(), total=expected, unit="frame", file=sys.stderr
     ):
+        picture, left, label = None, sent.get(image.stamp, ()), found.get(image.stamp)
         try:
             picture = rgb(decode(image.message))
         except BadImage as error:
             record = score.add_bad(image.seconds, error.reason)
-            picture = None
-        if picture is not None and image.stamp in sent and image.stamp in found:
-            truth = None if truth_message is None else label_array(truth_message, str(truth_topic))
-            latency = (found[image.stamp].received - sent[image.stamp]) * 1e-6
-            scored = score.add(image.seconds, collector.label(camera, image.stamp), truth, latency)
-            if report:
-                report.add(picture, scored)
-            continue
-        if picture is not None:
-            record = score.add_dropped(image.seconds)
+        else:
+            if len(left) == 1 and label and label.received > left[0]:
+                truth = None if truth_message is None else bag.label(truth_message, str(truth_topic))
+                latency = (label.received - left[0]) * 1e-6
+                scored = score.add(image.seconds, collector.label(camera, image.stamp), truth, latency)
+                if report:
+                    report.add(picture, scored)
+                continue
+            shared = len(left) > 1
+            record = score.add_bad(image.seconds, _SHARED) if shared else score.add_dropped(image.seconds)
         if report:
             report.add_missing(picture, record)
     arrived = sorted(kept.received for stamp, kept in found.items() if stamp in sent)
@@ -183,17 +189,15 @@ def main(argv: list[str]) -> int | None:
         epilog="example:\n  python -m mtaclip_ros.segment_node --ros-args --params-file config/segment.yaml &\n"
         "  python -m mtaclip_ros.evaluate_live --bag runs/camvid_val --json runs/live.json --report runs/live",
     )
-    add_topic_arguments(parser, several_bags=False)
+    add_topic_arguments(parser)
     parser.add_argument("--namespace", default="/mtaclip", help="the node's full name (default /mtaclip)")
-    parser.add_argument("--rate", type=float, default=1.0, help="factor on the recorded speed (default 1)")
+    parser.add_argument("--rate", type=positive, default=1.0, help="factor on the recorded speed (default 1)")
     parser.add_argument("--wait-for", type=float, default=15.0, metavar="SECONDS", help="for the node (default 15)")
     parser.add_argument("--clock", action="store_true", help="publish /clock, for a node with use_sim_time")
     add_part_arguments(parser)
     add_result_arguments(parser)
     ours, ros_args = split_ros_args(argv)
     args = parser.parse_args(ours)
-    if args.rate <= 0:
-        raise UserError(f"--rate {args.rate:g}: expected a factor above 0")
     window = window_of(args.start, args.stop)
     cameras = cameras_of(args.image_topic, args.label_topic, args.camera)
     if args.json:
@@ -201,34 +205,36 @@ def main(argv: list[str]) -> int | None:
     started, command = time.monotonic(), command_line("mtaclip_ros.evaluate_live", argv)
     told: set[str] = set()
     exit_on_sigterm()
-    with Bag(args.bag) as bag:
-        for camera in cameras:
-            camera.check(bag)
-        warn_incomplete(bag, told)
-        check_min_miou(args.min_miou, any(camera.truth(bag) for camera in cameras))
+    with ExitStack() as stack:
+        bags = [stack.enter_context(Bag(path)) for path in args.bag]
+        check_bags(bags, cameras, args.min_miou, told)
         rclpy = init_rclpy(ros_args)
+        takes = []
         try:
-            collector = LabelCollector(rclpy, "/" + args.namespace.strip("/"), cameras)
-            print(f"waiting for the node {args.namespace} ...", file=sys.stderr)
-            wait_for_node(collector, args.wait_for)
             player = ["--rate", str(args.rate), "--from", str(args.start), "--to", str(args.stop)]
-            sent = play_to(collector, bag, player + ["--clock"] * args.clock, min(args.wait_for, _LISTEN_SECONDS))
-            collector.spin_until(collector.has_status, _STATUS_SECONDS)
+            for bag in bags:
+                collector = LabelCollector(rclpy, "/" + args.namespace.strip("/"), cameras)
+                stack.callback(collector.close)
+                print(f"waiting for the node {args.namespace} ...", file=sys.stderr)
+                wait_for_node(collector, args.wait_for)
+                scores = scores_of(collector.space, bags, cameras)
+                sent = play_to(collector, bag, player + ["--clock"] * args.clock, min(args.wait_for, _LISTEN_SECONDS))
+                collector.spin_until(collector.has_status, _STATUS_SECONDS)
+                collector.stop()  # the next bag may have the same stamps
+                takes.append((bag, collector, sent))
         finally:
             rclpy.try_shutdown()
-        reports = Reports(args.report, [bag], cameras, window, video=not args.no_video)
+        reports = Reports(args.report, bags, cameras, window, video=not args.no_video)
         drives = []
-        for camera in cameras:
-            truth = camera.truth(bag)
-            score = DriveScore(collector.space, None if truth is None else bag.classes(truth))
+        for (bag, collector, sent), camera in itertools.product(takes, cameras):
+            score = scores[bag, camera]
             with reports.open(bag, camera, score) as report:
                 fps = score_labels(bag, camera, collector, sent[camera], score, window=window, report=report)
                 warn_incomplete(bag, told)
-                drives.append(Drive(str(bag.path), camera, truth, bag.broken, score, fps))
+                drives.append(Drive(str(bag.path), camera, camera.truth(bag), bag.broken, score, fps))
                 if report:
                     title = f"Live evaluation on {bag.path.name} {camera.name}".strip()
                     report.finish(combined(drives[-1:], collector.run, command=command, seconds=0), title)
-        collector.close()
     outcome = combined(drives, collector.run, command=command, seconds=time.monotonic() - started)
     reports.write_index(drives, outcome, "Live evaluation")
     return conclude(outcome, args.json, args.report, args.min_miou)

@@ -42,6 +42,7 @@ class Snapshot:
         silence: seconds since the last message, or since listening began.
         stamps: messages whose stamp was `back` before the one of the message before, `repeated`, or `missing` (zero).
         stamp_rate: images a second by their stamps.
+        garbled_ids: messages whose frame_id is not UTF-8.
     """
 
     received: int
@@ -58,6 +59,7 @@ class Snapshot:
     lost: int = 0
     stamps: dict[str, int] = field(default_factory=dict)
     stamp_rate: float = 0.0
+    garbled_ids: int = 0
 
     @property
     def bad_total(self) -> int:
@@ -103,7 +105,7 @@ class FrameStatistics:
             return wrong
 
     def count(self, what: str, number: int = 1) -> None:
-        """Add to `limited`, `dropped`, `failed`, `publish_errors` or `lost`."""
+        """Add to `limited`, `dropped`, `failed`, `publish_errors`, `lost` or `garbled_ids`."""
         with self._lock:
             self._counts[what] += number
 
@@ -143,6 +145,7 @@ class FrameStatistics:
                 lost=counts["lost"],
                 stamps=dict(self._stamps),
                 stamp_rate=_rate(self._stamp_times, self._stamp_times[-1]) if self._stamp_times else 0.0,
+                garbled_ids=counts["garbled_ids"],
             )
 
 

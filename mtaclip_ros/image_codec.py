@@ -25,7 +25,7 @@ _YUV_TO_RGB = np.array([[1.164383, 0, 1.596027], [1.164383, -0.391762, -0.812968
 _YUV_TO_RGB = np.column_stack([_YUV_TO_RGB, -_YUV_TO_RGB @ [16, 128, 128]])
 
 
-def decode(message: Any, scratch: Scratch | None = None) -> Frame:
+def decode(message: Any, scratch: Scratch | None = None, wait: bool = True) -> Frame:
     """The picture in a `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
 
     rgb8 and bgr8 are not copied: the frame is valid as long as the message. Other raw images are valid until the next
@@ -34,12 +34,15 @@ def decode(message: Any, scratch: Scratch | None = None) -> Frame:
     Args:
         message: of rclpy or of `rosbags`.
         scratch: memory to decode into, one for each camera; None takes fresh memory.
+        wait: for the trial of cv_bridge, when the first unknown encoding comes; it is refused until then otherwise.
 
     Raises:
         BadImage: unknown encoding, no or too many pixels, or bytes that do not fit the sizes the message states.
     """
     if not hasattr(message, "encoding"):
         return decode_compressed(message)
+    if message.encoding not in FORMATS and message.encoding not in NO_PICTURE:
+        return _decode_unknown(message, wait)
     return _decode_raw(message, Scratch() if scratch is None else scratch)
 
 
@@ -65,9 +68,7 @@ def _decode_raw(message: Any, scratch: Scratch) -> Frame:
     encoding, height, width, step = message.encoding, int(message.height), int(message.width), int(message.step)
     if encoding in NO_PICTURE:
         raise BadImage("encoding", f"encoding '{encoding}' holds {NO_PICTURE[encoding]}, not a picture")
-    form = FORMATS.get(encoding)
-    if form is None:
-        return _decode_unknown(message)
+    form = FORMATS[encoding]
     check_size(height, width)
     data = np.frombuffer(message.data, np.uint8)
     if isinstance(form, Packed):
@@ -125,8 +126,8 @@ def _view(data: np.ndarray, shape: tuple[int, ...], step: int, values: DTypeLike
     return np.ndarray(shape, dtype, data, strides=strides)  # type: ignore[call-overload]
 
 
-def _decode_unknown(message: Any) -> Frame:
-    trouble = cv_bridge_codec.trouble()
+def _decode_unknown(message: Any, wait: bool) -> Frame:
+    trouble = cv_bridge_codec.trouble(wait)
     if trouble:
         told, known = message.encoding[:40], ", ".join(sorted(FORMATS))
         raise BadImage("encoding", f"encoding {told!r} is not supported ({trouble}); use one of {known}")

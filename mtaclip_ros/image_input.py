@@ -14,6 +14,7 @@ from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from mtaclip_core.cli import UserError
 from mtaclip_ros.distributions import subscribe
 from mtaclip_ros.frame_statistics import FrameStatistics
 from mtaclip_ros.loss import Loss, LossWatch
@@ -47,6 +48,9 @@ class ImageInput:
         on_image: called in the executor's thread with every message.
         topic: name before remapping.
         setting: the parameter that the topic comes from, for the log.
+
+    Raises:
+        UserError: `topic` cannot be the name of one.
     """
 
     def __init__(
@@ -63,7 +67,10 @@ class ImageInput:
         self._statistics = statistics
         self._on_image = on_image
         compressed = parameters().image_transport == "compressed"
-        base = node.resolve_topic_name(topic)
+        try:
+            base = node.resolve_topic_name(topic)
+        except RuntimeError as error:  # RCLError
+            raise UserError(f"parameter '{setting}' is '{topic}': {str(error).partition(', at ')[0]}") from error
         other = node.resolve_topic_name(f"{base}/compressed")
         self._message: Any = CompressedImage if compressed else Image
         self.message_type = f"sensor_msgs/msg/{self._message.__name__}"

@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.labels import LabelSpace
-from mtaclip_ros.bag_reader import IMAGE, header_stamp_ns
+from mtaclip_ros.bag_reader import HEADER_BYTES, IMAGE, header_stamp_ns
 from mtaclip_ros.drive_cameras import Camera
 from mtaclip_ros.drive_score import Run
 from mtaclip_ros.label_messages import label_array, parse_classes
@@ -70,6 +70,11 @@ class LabelCollector:
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._take_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
+
+    def stop(self) -> None:
+        """Listen no longer; what came stays."""
+        self._executor.shutdown()
+        self.node.destroy_node()
 
     def close(self) -> None:
         """Forget the labels; `label` must not be called afterwards."""
@@ -156,7 +161,7 @@ class LabelCollector:
 
     def _take_label(self, camera: Camera, data: bytes) -> None:
         received = time.monotonic_ns()
-        if len(data) < 12:
+        if len(data) < HEADER_BYTES:
             raise UserError(f"{self.label_topic(camera)} sent {len(data)} bytes, which is no image")
         offset = self._spool.seek(0, 2)
         self._spool.write(data)

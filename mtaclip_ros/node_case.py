@@ -91,7 +91,7 @@ def measure(case: Case) -> Measured:
         camera = _Camera(driven, case)
         camera.warm_up()
         before = driven.settled()
-        worked = driven.cpu_seconds()
+        worked, refused = driven.cpu_seconds(), camera.refused
         seconds = camera.send()
         worked = driven.cpu_seconds() - worked
         told = driven.settled()
@@ -101,7 +101,7 @@ def measure(case: Case) -> Measured:
     }
     return Measured(
         case=case,
-        sent=case.frames,
+        sent=case.frames - (camera.refused - refused),
         received=told.count("received") - before.count("received"),
         labelled=told.count("labelled") - before.count("labelled"),
         lost=told.count("lost") - before.count("lost"),
@@ -113,7 +113,11 @@ def measure(case: Case) -> Measured:
 
 
 class _Camera:
-    """Publishes a generated street, and listens as consumers do: serialised messages are enough to count."""
+    """Publishes a generated street, and listens as consumers do: serialised messages are enough to count.
+
+    Attributes:
+        refused: frames that the middleware did not take.
+    """
 
     def __init__(self, driven: DrivenNode, case: Case) -> None:
         from sensor_msgs.msg import CompressedImage, Image
@@ -127,6 +131,7 @@ class _Camera:
         topic = f"{IMAGE_TOPIC}/compressed" if compressed else IMAGE_TOPIC
         self._publisher = driven.camera(CompressedImage if compressed else Image, topic)
         self._labels = 0
+        self.refused = 0
         driven.node.create_subscription(Image, "/mtaclip/label", self._count, 10, raw=True)
         for output in ("confidence", "overlay") if case.overlay else ("confidence",):
             driven.node.create_subscription(Image, f"/mtaclip/{output}", _take, 10, raw=True)
@@ -174,7 +179,10 @@ class _Camera:
             fill(message, self._pixels, self._case.encoding, header)
         header.stamp = self._driven.node.get_clock().now().to_msg()
         message.header = header
-        self._publisher.publish(message)
+        try:
+            self._publisher.publish(message)
+        except RuntimeError:  # RCLError: the queue of a reliable publisher is full
+            self.refused += 1
 
     def _count(self, serialised: Any) -> None:
         self._labels += 1

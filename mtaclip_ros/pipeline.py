@@ -64,6 +64,7 @@ class Pipeline:
         region: the part of the picture that is segmented; 255 elsewhere.
         scratch: memory that is reused, so that a result's frame is valid until the next `decode`; None takes fresh
             memory for each.
+        wait: as `image_codec.decode` has it.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class Pipeline:
         confidence_floor: int = 0,
         region: Region | None = None,
         scratch: Scratch | None = None,
+        wait: bool = True,
     ) -> None:
         self.segmenter = segmenter
         self.confidence_floor = confidence_floor
         self.region = Region() if region is None else region
         self._scratch = scratch
+        self._wait = wait
 
     def process(self, message: Any) -> FrameResult:
         """Segment one `sensor_msgs/Image` or `sensor_msgs/CompressedImage`.
@@ -92,7 +95,7 @@ class Pipeline:
     def decode(self, message: Any) -> Decoded:
         """The picture of a message and the part of it that is segmented. Raises BadImage as `process` does."""
         start = time.perf_counter()
-        frame = decode(message, self._scratch)
+        frame = decode(message, self._scratch, self._wait)
         cut = self.region.cut(frame)
         return Decoded(frame, cut, time.perf_counter() - start)
 

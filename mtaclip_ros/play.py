@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
-from mtaclip_core.cli import Parser, UserError, run
+from mtaclip_core.cli import Parser, run
+from mtaclip_core.files import prepare_file
 from mtaclip_ros.bag_player import Player, wait_for_subscribers
 from mtaclip_ros.bag_reader import WHOLE, Bag, Window
-from mtaclip_ros.drive_arguments import add_part_arguments, window_of
+from mtaclip_ros.drive_arguments import add_part_arguments, positive, window_of
 from mtaclip_ros.drive_result import warn_incomplete
 from mtaclip_ros.processes import exit_on_sigterm
 from mtaclip_ros.rclpy_start import init_rclpy, split_ros_args
@@ -48,8 +50,11 @@ def play(
         told: set[str] = set()
         warn_incomplete(bag, told)
         rclpy = init_rclpy(ros_args)
-        log = open(log_path, "w", encoding="utf-8", buffering=1) if log_path else None  # noqa: SIM115 - closed below
+        log: TextIO | None = None
         try:
+            if log_path:
+                prepare_file(Path(log_path))
+                log = open(log_path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below
             node = rclpy.create_node("mtaclip_play", start_parameter_services=False)
             player = Player(node, bag, topics, rate=rate, window=window, log=log, clock=clock)
             if wait_for > 0:
@@ -80,7 +85,7 @@ def main(argv: list[str]) -> int | None:
         required=True,
         help="rosbag2 folder, or one .mcap or .db3 file",
     )
-    parser.add_argument("--rate", type=float, default=1.0, help="factor on the recorded speed (default 1)")
+    parser.add_argument("--rate", type=positive, default=1.0, help="factor on the recorded speed (default 1)")
     parser.add_argument("--loop", action="store_true", help="start again at the end, until Ctrl-C (stamps repeat)")
     parser.add_argument("--clock", action="store_true", help="publish the bag's time on /clock, for use_sim_time")
     add_part_arguments(parser)
@@ -96,8 +101,6 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--log", metavar="FILE", help="write `topic header_stamp_ns monotonic_ns` for every image sent")
     ours, ros_args = split_ros_args(argv)
     args = parser.parse_args(ours)
-    if args.rate <= 0:
-        raise UserError(f"--rate {args.rate:g}: expected a factor above 0")
     window = window_of(args.start, args.stop)
     exit_on_sigterm()
     published = play(

@@ -9,17 +9,17 @@ import numpy as np
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from mtaclip_core.drawing import colourise, overlay
 from mtaclip_core.labels import LabelSpace
+from mtaclip_ros.distributions import advertise
 from mtaclip_ros.frame_statistics import RateLimit
 from mtaclip_ros.image_codec import fill
 from mtaclip_ros.parameters import Parameters
 from mtaclip_ros.pipeline import FrameResult
+from mtaclip_ros.qos_override import publisher_profile
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -41,6 +41,9 @@ class Outputs:
 
     Attributes:
         made: how many of the outputs that are made on request (`label/compressed`, `color`, `overlay`) were made.
+
+    Raises:
+        UserError: a `qos_overrides` parameter of one of the topics is wrong.
     """
 
     def __init__(self, node: Node, space: LabelSpace, prefix: str = "~/") -> None:
@@ -48,17 +51,13 @@ class Outputs:
         self._space = space
         self._publishers: list[Publisher] = []
         self._group = MutuallyExclusiveCallbackGroup()  # a group keeps a trace of all that was ever in it
-        self._label = self._create(Image, f"{prefix}label")
-        self._confidence = self._create(Image, f"{prefix}confidence")
-        self._compressed = self._create(CompressedImage, f"{prefix}label/compressed")
-        self._overlay = self._create(Image, f"{prefix}overlay")
-        self._color = self._create(Image, f"{prefix}color")
-        self._camera_info = self._create(CameraInfo, f"{prefix}camera_info")
         self._pictures = RateLimit()
         self.made = {"label/compressed": 0, "color": 0, "overlay": 0}
-        self._create(String, f"{prefix}classes", latched=True).publish(String(data=space.to_json()))
-        if LabelInfo is not None:
-            self._create(LabelInfo, f"{prefix}label_info", latched=True).publish(_label_info(space))
+        try:
+            self._open(prefix)
+        except Exception:
+            self.close()
+            raise
 
     def publish(
         self, header: Header, result: FrameResult, camera_info: CameraInfo | None, parameters: Parameters
@@ -94,19 +93,30 @@ class Outputs:
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
 
+    def _open(self, prefix: str) -> None:
+        self._label = self._create(Image, f"{prefix}label")
+        self._confidence = self._create(Image, f"{prefix}confidence")
+        self._compressed = self._create(CompressedImage, f"{prefix}label/compressed")
+        self._overlay = self._create(Image, f"{prefix}overlay")
+        self._color = self._create(Image, f"{prefix}color")
+        self._camera_info = self._create(CameraInfo, f"{prefix}camera_info")
+        self._create(String, f"{prefix}classes", latched=True).publish(String(data=self._space.to_json()))
+        if LabelInfo is not None:
+            self._create(LabelInfo, f"{prefix}label_info", latched=True).publish(_label_info(self._space))
+
     def _create(self, message_type: Any, name: str, latched: bool = False) -> Publisher:
-        publisher = self._node.create_publisher(
-            message_type,
-            name,
-            QoSProfile(
-                history=HistoryPolicy.KEEP_LAST,
-                depth=1 if latched else _DEPTH,
-                reliability=ReliabilityPolicy.RELIABLE,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-            ),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            callback_group=self._group,
-        )
+        topic = self._node.resolve_topic_name(name)
+        profile = publisher_profile(self._node, topic, 1 if latched else _DEPTH, latched)
+
+        def refused(policy: str) -> None:
+            offered = {"reliability": profile.reliability, "durability": profile.durability}.get(policy)
+            what = f"{offered.name.lower()} is offered" if offered else f"it asks for another {policy}"
+            self._node.get_logger().warning(
+                f"a subscriber of {topic} gets nothing, for its {policy}: {what}; change it there, or here with the "
+                f"parameter qos_overrides.{topic}.publisher.{policy}"
+            )
+
+        publisher = advertise(self._node, message_type, name, profile, refused, self._group)
         self._publishers.append(publisher)
         return publisher
 

@@ -24,16 +24,15 @@ from mtaclip_ros.drive_arguments import (
     add_part_arguments,
     add_result_arguments,
     add_topic_arguments,
-    check_min_miou,
     window_of,
 )
 from mtaclip_ros.drive_cameras import Camera, cameras_of
-from mtaclip_ros.drive_result import Drive, combined, conclude, warn_incomplete
+from mtaclip_ros.drive_result import Drive, check_bags, combined, conclude, scores_of, warn_incomplete
 from mtaclip_ros.drive_score import DriveScore, Run, command_line
 from mtaclip_ros.image_codec import BadImage, Frame
-from mtaclip_ros.label_messages import label_array
 from mtaclip_ros.label_writer import LabelWriter, open_labels
 from mtaclip_ros.pipeline import Pipeline
+from mtaclip_ros.processes import exit_on_sigterm
 from mtaclip_ros.report import DriveReport
 from mtaclip_ros.report_index import Reports, drive_names
 
@@ -73,7 +72,7 @@ def replay(
     title = f"replay {bag.path.name} {camera.name}".strip()
     expected = bag.expected(camera.image_topic, window)
     for image, truth_message in tqdm(pairs, desc=title, total=expected, unit="frame", file=sys.stderr):
-        truth = None if truth_message is None else label_array(truth_message, str(truth_topic))
+        truth = None if truth_message is None else bag.label(truth_message, str(truth_topic))
         try:
             result = pipeline.process(image.message)
         except BadImage as error:
@@ -99,15 +98,21 @@ def label_files(out: str | None, bags: Sequence[Bag]) -> list[Path | None]:
     """Where the labels of each bag go: `out` itself for one bag, else a file for each in the folder `out`.
 
     Raises:
-        UserError: several bags and the name of one file.
+        UserError: several bags and the name of one file, a file exists already, or it lies within a bag.
     """
     if out is None:
         return [None] * len(bags)
-    if len(bags) == 1:
-        return [Path(out)]
-    if out.endswith(".mcap"):
+    if len(bags) > 1 and out.endswith(".mcap"):
         raise UserError(f"--write-labels {out}: several bags need a folder, which gets one .mcap file for each")
-    return [Path(out) / f"{folder}.mcap" for folder in drive_names([(bag.path, "") for bag in bags])]
+    names = drive_names([(bag.path, "") for bag in bags])
+    files = [Path(out)] if len(bags) == 1 else [Path(out) / f"{name}.mcap" for name in names]
+    for file in files:
+        if file.exists():
+            raise UserError(f"'{file}' exists already: name new labels with --write-labels, or remove it first")
+        around = [bag.path for bag in bags if bag.path.resolve() in file.resolve().parents]
+        if around:
+            raise UserError(f"--write-labels {out} lies within the bag '{around[0]}': name a place beside it")
+    return list(files)
 
 
 def _pixels(text: str) -> list[int]:
@@ -123,7 +128,7 @@ def _parser() -> Parser:
         "  python -m mtaclip_ros.replay --bag drive --model street-tiny --from 60 --to 90 --every 5 --min-miou 0.6\n"
         "  python -m mtaclip_ros.replay --bag drive --model street-tiny --write-labels drive_labels.mcap --confidence",
     )
-    add_topic_arguments(parser, several_bags=True)
+    add_topic_arguments(parser)
     parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder of a bundle, or its name in models/")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what runs the model (default auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="arithmetic to ask for (default f32)")
@@ -144,6 +149,7 @@ def _parser() -> Parser:
 
 def main(argv: list[str]) -> int | None:
     args = _parser().parse_args(argv)
+    exit_on_sigterm()
     window = window_of(args.start, args.stop, args.every)
     cameras = cameras_of(args.image_topic, args.label_topic, args.camera)
     if not 0 <= args.confidence_floor <= 255:
@@ -157,26 +163,22 @@ def main(argv: list[str]) -> int | None:
     told: set[str] = set()
     with ExitStack() as stack:
         bags = [stack.enter_context(Bag(path)) for path in args.bag]
-        for bag in bags:
-            for camera in cameras:
-                camera.check(bag)
-            warn_incomplete(bag, told)
-        check_min_miou(args.min_miou, any(camera.truth(bag) for bag in bags for camera in cameras))
+        check_bags(bags, cameras, args.min_miou, told)
         files = label_files(args.write_labels, bags)
         segmenter = stack.enter_context(load_segmenter(args.model, args.backend, precision=args.precision))
         model = Run(segmenter.name, segmenter.model_hash, segmenter.backend, segmenter.precision)
         pipeline = Pipeline(segmenter, args.confidence_floor, region)
+        scores = scores_of(segmenter.space, bags, cameras)
         reports = Reports(args.report, bags, cameras, window, video=not args.no_video)
         drives = []
         for bag, file in zip(bags, files, strict=True):
             with open_labels(file, segmenter.space, args.confidence) if file else nullcontext() as labels:
                 for camera in cameras:
-                    truth = camera.truth(bag)
-                    score = DriveScore(segmenter.space, None if truth is None else bag.classes(truth))
+                    score = scores[bag, camera]
                     with reports.open(bag, camera, score) as report:
                         fps = replay(bag, camera, pipeline, score, window=window, report=report, labels=labels)
                         warn_incomplete(bag, told)
-                        drives.append(Drive(str(bag.path), camera, truth, bag.broken, score, fps))
+                        drives.append(Drive(str(bag.path), camera, camera.truth(bag), bag.broken, score, fps))
                         if report:
                             title = f"Replay of {bag.path.name} {camera.name}".strip()
                             report.finish(combined(drives[-1:], model, command=command, seconds=0), title)

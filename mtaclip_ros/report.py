@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtaclip_core.cli import UserError
-from mtaclip_core.files import write_text
+from mtaclip_core.files import prepare_file, write_bytes, write_text
 from mtaclip_core.metrics.report import (
     Headline,
     Picture,
@@ -50,13 +48,13 @@ class DriveReport:
         expected: frames that will come, to spread the contact sheet over the drive.
         rate: of the drive, frames per second.
         video: write overlay.mp4.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
     """
 
     def __init__(self, folder: Path, score: DriveScore, *, expected: int, rate: float, video: bool = True) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write a report in '{folder}': {error.strerror}") from error
+        prepare_file(folder / PAGE)
         self._folder, self._score = folder, score
         self._video = Video(folder / VIDEO, rate, score.space) if video else None
         self._due = sorted({round((i + 0.5) * expected / _SHEET_ROWS) for i in range(_SHEET_ROWS)})
@@ -205,7 +203,5 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    if not cv2.imwrite(str(partial), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"cannot write '{path}': is the folder writable, the disk full?")
-    os.replace(partial, path)
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    write_bytes(path, data.tobytes())

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from mtaclip_core.metrics.report import Section, Table, percent, write_report
+from mtaclip_core.metrics.report import (
+    Section,
+    Table,
+    class_bars,
+    class_table,
+    confusion_heatmap,
+    percent,
+    write_report,
+)
 from mtaclip_ros.bag_reader import Bag, Window
 from mtaclip_ros.drive_cameras import Camera
-from mtaclip_ros.drive_result import Drive
+from mtaclip_ros.drive_result import Drive, total_of
 from mtaclip_ros.drive_score import DriveScore, percentiles
 from mtaclip_ros.report import PAGE, DriveReport, headline, incomplete_section
 
 
 def drive_names(drives: Sequence[tuple[Path, str]]) -> list[str]:
-    """A name for the files of each (bag, camera): `drive_front`; equal ones are numbered from the second on."""
-    names = ["_".join(filter(None, (bag.stem if bag.is_file() else bag.name, camera))) for bag, camera in drives]
-    seen: Counter[str] = Counter()
-    folders = []
-    for name in names:
-        seen[name] += 1
-        folders.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return folders
+    """A name for the files of each (bag, camera), all different: `drive_front`, a second one `drive_front_2`."""
+    names: list[str] = []
+    for bag, camera in drives:
+        path = Path(os.path.abspath(bag))  # `.` has a name too
+        name = "_".join(filter(None, (path.stem if path.is_file() else path.name, camera)))
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        names.append(next(n for n in itertools.chain([name], numbered) if n not in names))
+    return names
 
 
 class Reports:
@@ -74,23 +84,39 @@ class Reports:
         if self._folder is None or len(drives) < 2:
             return
         rows = tuple(_row(drive, name) for drive, name in zip(drives, self._names.values(), strict=True))
-        columns = ("page", "mIoU", "flicker, %", "frames", "dropped", "bad", "p50, ms", "p99, ms")
-        text = "Each drive has a page of its own, in the folder beside this one that the first column names."
+        columns = ("drive", "mIoU, %", "flicker, %", "frames", "dropped", "bad", "p50, ms", "p99, ms")
+        text = "The numbers above are those of all frames together. Each drive has a page of its own."
+        links = tuple(quote(f"{name}/{PAGE}") for name in self._names.values())
         write_report(
             self._folder / PAGE,
             f"{title} of {len(drives)} drives",
             f"{result['model']['name']} · {result['backend']} {result['precision']} · {result['frames_in']} frames",
             headline(result),
-            [*incomplete_section(result), Section("Drives", text, table=Table(columns, rows))],
+            [
+                *incomplete_section(result),
+                Section("Drives", text, table=Table(columns, rows, links)),
+                *_classes(drives, list(self._names.values())),
+            ],
             {"command": result["command"], "model hash": result["model"]["hash"]},
         )
+
+
+def _classes(drives: Sequence[Drive], names: Sequence[str]) -> list[Section]:
+    """What the classes score in all drives and in each; nothing without ground truth."""
+    total = total_of(drives)
+    if not total.scored:
+        return []
+    known = [(name, drive.score) for name, drive in zip(names, drives, strict=True) if drive.score.scored]
+    table = class_table(total.confusion, {name: score.confusion.iou() for name, score in known})
+    charts = (class_bars(total.confusion.iou(), total.space), confusion_heatmap(total.confusion))
+    return [Section("Classes", "Of all drives together, then the IoU in each of them, in per cent.", table, charts)]
 
 
 def _row(drive: Drive, name: str) -> tuple[str, ...]:
     score, flicker = drive.score, drive.score.flicker.share
     latency = percentiles([f.latency_ms for f in score.frames if f.latency_ms is not None])
     return (
-        f"{name}/{PAGE}",
+        name,
         percent(score.confusion.miou()),
         "–" if flicker is None else f"{100 * flicker:.2f}",
         str(len(score.frames)),

@@ -18,10 +18,12 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WRONG = (230, 40, 40)
 _LINE = 18
 _MAP_WIDTH = 480
+_TOWER = 4  # heights of a width
 
 
 def fit(image: np.ndarray, width: int, nearest: bool = False) -> np.ndarray:
-    """The picture at another width, its shape kept."""
+    """The picture at another width, its shape kept; at less than that where it would be a tower."""
+    width = max(1, min(width, round(_TOWER * width * image.shape[1] / image.shape[0])))
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     shrinks = width < image.shape[1]
     linear = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -85,7 +87,7 @@ def sheet(rows: Sequence[np.ndarray], space: LabelSpace) -> np.ndarray:
     width = max(r.shape[1] for r in rows)
     parts: list[np.ndarray] = []
     for r in rows:
-        parts += [r if r.shape[1] == width else fit(r, width), np.full((4, width, 3), 255, np.uint8)]
+        parts.append(np.pad(r, ((0, 4), (0, width - r.shape[1]), (0, 0)), constant_values=255))
     return np.vstack([*parts, legend(space, width)])
 
 

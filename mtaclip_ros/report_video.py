@@ -49,8 +49,15 @@ class Video:
         self._writer.write(cv2.cvtColor(np.vstack([shown, self._legend]), cv2.COLOR_RGB2BGR))
 
     def finish(self) -> None:
+        """Put the file in its place.
+
+        Raises:
+            UserError: it is damaged; OpenCV does not say so when it cannot write.
+        """
         if self._writer is not None:
             self._writer.release()
+            if not cv2.VideoCapture(str(self._partial)).isOpened():
+                raise UserError(f"cannot write '{self._path}': is the disk full?")
             os.replace(self._partial, self._path)
             self._writer = None
 

@@ -8,12 +8,14 @@ Run without `ros2 launch`:
 from __future__ import annotations
 
 import functools
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -216,6 +218,7 @@ def main(argv: list[str], load: Callable[[Parameters], Segmenter] = load_wanted)
     try:
         parser.parse_args(remove_ros_args(["segment_node", *argv])[1:])
         prepare_process()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, also while the model is loaded
         # the first remap rule that fits wins, so the user's own goes before this default
         rclpy.init(args=["segment_node", *argv, "--ros-args", "-r", f"image:={DEFAULT_IMAGE}"])
         node = SegmentNode(load)
@@ -228,11 +231,12 @@ def main(argv: list[str], load: Callable[[Parameters], Segmenter] = load_wanted)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RuntimeError as error:  # RCLError
+    except (RuntimeError, ParameterException) as error:  # RCLError; use_sim_time of the wrong type
         if node is not None:
             raise
-        raise UserError(str(error).splitlines()[0]) from error
+        raise UserError(str(error.args[0]).splitlines()[0]) from error
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # some launchers send a second one while the first is obeyed
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

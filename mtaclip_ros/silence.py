@@ -35,7 +35,7 @@ class Situation:
     Attributes:
         message_type, reliable: what is asked for.
         offers: the publishers on the topic.
-        elsewhere: other topics of that message type.
+        elsewhere: other topics where somebody publishes that message type.
         sibling: the topic of the other `image_transport` where somebody publishes, or empty.
         setting: the parameter that names the topic.
         connected: publishers that matched, None where the middleware does not tell.
@@ -112,10 +112,11 @@ def _where_else(now: Situation) -> str:
     if now.sibling:
         transport = "raw" if now.message_type == COMPRESSED else "compressed"
         return f"{now.sibling} has a publisher: set image_transport to {transport}"
-    where = f"{now.message_type} is on: {', '.join(now.elsewhere)}"
     if not now.elsewhere:
         return f"nobody publishes {now.message_type}: start the camera, check {now.discovery}"
-    return f"{where}; remap 'image' or set {now.setting}, and check {now.discovery}"
+    where = f"{now.message_type} is on: {', '.join(now.elsewhere)}"
+    remap = "remap 'image' or " if now.setting == "image_topic" else ""
+    return f"{where}; {remap}set {now.setting}, and check {now.discovery}"
 
 
 def _and(hint: str) -> str:

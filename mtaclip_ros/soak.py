@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mtaclip_core.benchmark import machine
+from mtaclip_core.bundle import resolve_bundle
 from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.files import prepare_file, write_text
 from mtaclip_ros.constant_node import LABEL
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int | None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers to this file")
     args = parser.parse_args(argv)
+    if args.model is not None:
+        args.model = str(resolve_bundle(args.model))
     if args.json is not None:
         prepare_file(args.json)
     import_rclpy()

@@ -38,11 +38,12 @@ class TopicView:
         """All that is known while images are missing; the arguments are those of `Situation` and `transport_hint`."""
         ours = f"{self._node.get_fully_qualified_name()}/"
         topics = [name for name, types in self._node.get_topic_names_and_types() if self._message_type in types]
+        others = [name for name in topics if name != self._topic and not name.startswith(ours)]
         return Situation(
             message_type=self._message_type,
             reliable=reliable,
             offers=self.publishers()[1],
-            elsewhere=sorted(name for name in topics if name != self._topic and not name.startswith(ours)),
+            elsewhere=sorted(name for name in others if self._node.count_publishers(name)),
             sibling=self._sibling if self._node.count_publishers(self._sibling) else "",
             setting=self._setting,
             connected=connected,

@@ -44,10 +44,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Text cells; the first column is set left, the others right."""
+    """Text cells; the first column is set left, the others right. `links` are those of the first cells, if any."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def class_bars(per_class: Mapping[str, float | None], space: LabelSpace, title: 
     for y, (c, score) in enumerate(rows):
         axes.barh(y, 100 * (score or 0), color=[v / 255 for v in c.colour], edgecolor="#333", linewidth=0.6)
         text = "absent" if score is None else f"{100 * score:.1f}"
-        axes.text(100 * (score or 0) + 1, y, text, va="center", fontsize=9)
+        over_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(100 * (score or 0) + 1, y, text, va="center", fontsize=9, bbox=over_line)
     average = mean(dict(per_class))
     if average is not None:
         axes.axvline(100 * average, color="#333", linestyle="--", linewidth=1)

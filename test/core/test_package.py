@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -198,6 +199,18 @@ def test_constraints_are_the_versions_tested_here() -> None:
     assert {name: here[name] for name in versions if name in here} == {
         name: version for name, version in versions.items() if name in here
     }
+
+
+def test_package_xml_names_the_ros_packages_that_are_imported() -> None:
+    files = [*(ROOT / "mtaclip_ros").glob("*.py"), *(ROOT / "launch").glob("*.py")]
+    trees = [ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in files]
+    nodes = [node for tree in trees for node in tree]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    of_ros = re.compile(r"rclpy|\w+_msgs|\w+_srvs|\w+_interfaces|launch|launch_ros")
+    asked = [item.text or "" for item in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")]
+    named = {name for name in asked if not name.startswith("python3-")}
+    assert named == {top for name in imported if of_ros.fullmatch(top := name.partition(".")[0])} | {"ros2launch"}
 
 
 def test_the_version_stands_the_same_everywhere(installed: Path) -> None:

@@ -51,7 +51,7 @@ class InputProcess:
         """The lines, from number `after` on, that have all the words."""
         return [line for line in self.lines[after:] if all(word in line for word in words)]
 
-    def wait_for(self, *words: str, after: int = 0, seconds: float = 2 * DEADLINE) -> str:
+    def wait_for(self, *words: str, after: int = 0, seconds: float = DEADLINE) -> str:
         """The first such line, once it is there."""
 
         def found() -> list[str]:

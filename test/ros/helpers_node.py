@@ -31,12 +31,13 @@ from mtaclip_ros.image_codec import fill
 from mtaclip_ros.transport import PROFILE_VARIABLES, transport_environment
 
 PROJECT = Path(__file__).resolve().parents[2]
-DEADLINE = 30.0
+DEADLINE = 60.0
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
     "activate": Transition.TRANSITION_ACTIVATE,
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
+    "shut down": Transition.TRANSITION_ACTIVE_SHUTDOWN,
 }
 
 
@@ -119,9 +120,12 @@ class NodeProcess:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def stop(self) -> int:
-        """What Ctrl-C does."""
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        self._process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """What Ctrl-C does, or another signal."""
+        self.interrupt(number)
         try:
             return self.wait()
         finally:

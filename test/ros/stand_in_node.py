@@ -4,6 +4,7 @@ The label of a pixel is its red value; the confidence is 255. The pixel at the t
 A fault sticks, as a CUDA error does to its context, until the model is loaded again. Variables of the environment:
 
     STAND_IN_SECONDS   time that every call takes
+    STAND_IN_LOADING   time that loading takes
     STAND_IN_BROKEN    while this file exists, the model cannot be loaded
 """
 
@@ -67,9 +68,11 @@ def tell(line: str) -> None:
 
 
 def load(parameters: Parameters) -> Segmenter:
+    tell("stand-in wanted")
     broken = os.environ.get("STAND_IN_BROKEN")
     if broken and Path(broken).exists():
         raise RuntimeError("no device")
+    time.sleep(float(os.environ.get("STAND_IN_LOADING", "0")))
     return StandIn()
 
 

@@ -1,9 +1,11 @@
-"""Bags whose recorder died: cut off, without footer or metadata.yaml, in both storages, are read up to the break."""
+"""Bags whose recorder died: cut off, without footer or metadata.yaml, split, in every storage and compression. What is
+there is read, and what is not is told."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import struct
 from pathlib import Path
 
@@ -11,65 +13,28 @@ import numpy as np
 import pytest
 from bundles import make_colour_bundle
 from helpers_bags import SIZE, painted_bag, painted_frames
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from helpers_damage import CHUNK, STORAGES, chunks_of, copy_of, cut, messages, split_of, storage_of
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from mtaclip_core.cli import UserError
 from mtaclip_ros.bag_reader import IMAGE_TOPIC, LABEL_TOPIC, Bag, Window
 from mtaclip_ros.label_messages import label_array
 from mtaclip_ros.replay import main
+from mtaclip_ros.salvage_mcap import zstd
 
 FRAMES = 12
 RATE = 10.0
 
 
 @pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 37 messages of one or two kilobytes."""
+    return painted_bag(tmp_path_factory.mktemp("bags") / "tiny", count=FRAMES, rate=RATE, size=(24, 32))
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return painted_bag(tmp_path_factory.mktemp("bags") / "painted", count=FRAMES, rate=RATE, size=(180, 240))
-
-
-def copy_of(bag: Path, out: Path, storage: StoragePlugin, mode: CompressionMode = CompressionMode.NONE) -> Path:
-    """The same messages in another storage or compression, as `ros2 bag convert` writes them."""
-    types = get_typestore(Stores.ROS2_KILTED)
-    writer = Writer(out, version=9, storage_plugin=storage)
-    if mode is not CompressionMode.NONE:
-        writer.set_compression(mode, CompressionFormat.ZSTD)
-    with Bag(bag) as reader, writer:
-        connections = {
-            topic.name: writer.add_connection(
-                topic.name, topic.msgtype, typestore=types, offered_qos_profiles=list(topic.qos)
-            )
-            for topic in reader.topics.values()
-        }
-        for record in reader.records():
-            writer.write(connections[record.topic], record.recorded, record.data)
-    return out
-
-
-def cut(bag: Path, out: Path, share: float, metadata: bool = True) -> Path:
-    """A copy whose storage file ends after a share of its bytes."""
-    out.mkdir()
-    for file in bag.iterdir():
-        if file.name == "metadata.yaml":
-            if metadata:
-                shutil.copy(file, out)
-        else:
-            data = file.read_bytes()
-            (out / file.name).write_bytes(data[: int(share * len(data))])
-    return out
-
-
-def messages(bag: Path) -> tuple[list[tuple[str, int, bytes]], str | None]:
-    with Bag(bag) as reader:
-        return [(r.topic, r.recorded, r.data) for r in reader.records()], reader.broken
-
-
-STORAGES = {
-    "mcap": (StoragePlugin.MCAP, CompressionMode.NONE),
-    "mcap_chunks_zstd": (StoragePlugin.MCAP, CompressionMode.STORAGE),
-    "mcap_messages_zstd": (StoragePlugin.MCAP, CompressionMode.MESSAGE),
-    "sqlite3": (StoragePlugin.SQLITE3, CompressionMode.NONE),
-}
 
 
 @pytest.mark.parametrize("kind", STORAGES)
@@ -178,13 +143,97 @@ def test_a_window_counts_from_the_first_message(whole: Path) -> None:
         assert bag.expected(IMAGE_TOPIC, Window(0.55, every=2)) == 3
 
 
-def test_a_damaged_message_costs_itself_only(whole: Path, tmp_path: Path) -> None:
-    data = (whole / "painted.mcap").read_bytes()
-    at = [i for i in range(len(data)) if data.startswith(b"rgb8", i)][3]
-    for name, content in (("index", data), ("salvage", data[:-30])):
-        hurt = bytearray(content)
-        hurt[at - 4 : at] = b"\xff\xff\xff\x7f"  # a string of 2 GiB
-        (tmp_path / f"{name}.mcap").write_bytes(hurt)
-        with Bag(tmp_path / f"{name}.mcap") as bag:
-            assert [round(image.seconds, 1) for image in bag.images(IMAGE_TOPIC)][2:5] == [0.2, 0.4, 0.5]
-            assert bag.broken is not None and "damaged messages passed over: 1" in bag.broken
+def test_a_chunk_that_is_cut_off_gives_what_is_before_the_cut(tiny: Path, tmp_path: Path) -> None:
+    everything, _ = messages(tiny)
+    file = storage_of(copy_of(tiny, tmp_path / "bag", StoragePlugin.MCAP, chunks=""))
+    data = file.read_bytes()
+    at, begin, end, _ = list(chunks_of(data))[2]
+    for cut_at, least in ((at + 5, 2 * CHUNK), (at + 30, 2 * CHUNK), (begin, 2 * CHUNK), (end - 1, 3 * CHUNK - 1)):
+        file.write_bytes(data[:cut_at])
+        got, broken = messages(file)
+        assert got == everything[:least] and broken is not None and f"at byte {cut_at}" in broken
+
+
+def test_a_cut_sqlite_file_gives_no_picture_with_zeros_in_it(tiny: Path, tmp_path: Path) -> None:
+    everything, _ = messages(tiny)
+    bag = copy_of(tiny, tmp_path / "bag", StoragePlugin.SQLITE3)
+    size = storage_of(bag).stat().st_size
+    for i, missing in enumerate((207, 1500, 9000, 20001, size // 2 + 1)):
+        got, broken = messages(cut(bag, tmp_path / f"cut{i}", 1 - missing / size))
+        assert got == everything[: len(got)] and broken is not None
+        assert len(got) > 35 - missing / 800
+
+
+def test_the_log_beside_a_sqlite_file_that_was_not_closed_is_read(tiny: Path, tmp_path: Path) -> None:
+    everything, _ = messages(tiny)
+    source = storage_of(copy_of(tiny, tmp_path / "bag", StoragePlugin.SQLITE3))
+    died = tmp_path / "died"
+    died.mkdir()
+    base = sqlite3.connect(source)
+    rows = base.execute("SELECT * FROM messages ORDER BY id").fetchall()
+    base.execute("DELETE FROM messages WHERE id > 10")
+    base.commit()
+    base.execute("PRAGMA journal_mode=WAL")
+    base.executemany(f"INSERT INTO messages VALUES ({','.join('?' * len(rows[0]))})", rows[10:])
+    base.commit()
+    for file in source.parent.glob("*.db3*"):
+        shutil.copy(file, died)
+    base.close()
+    got, broken = messages(died)
+    assert got == everything and broken is not None and "its recorder did not close it" in broken
+
+
+@pytest.mark.parametrize("storage", StoragePlugin)
+def test_files_that_are_compressed_whole_are_read_with_and_without_metadata(
+    tiny: Path, storage: StoragePlugin, tmp_path: Path
+) -> None:
+    everything, _ = messages(tiny)
+    bag = copy_of(tiny, tmp_path / "bag", storage, CompressionMode.FILE)
+    file = storage_of(bag)
+    assert file.suffix == ".zstd"
+    assert messages(bag) == messages(file) == (everything, None)
+    (bag / "metadata.yaml").unlink()
+    got, broken = messages(bag)
+    assert got == everything and broken is not None and "metadata.yaml is missing" in broken
+    plain = zstd.decompress(file.read_bytes())
+    pieces = [zstd.compress(plain[i : i + 4096]) for i in range(0, len(plain), 4096)]
+    file.write_bytes(b"".join(pieces)[: len(b"".join(pieces[:-3])) + 9])
+    got, broken = messages(bag)
+    assert got == everything[: len(got)] and len(got) > 25
+    assert broken is not None and "its compression breaks off" in broken
+
+
+def test_a_split_bag_is_one_drive_and_tells_what_is_missing_of_it(tiny: Path, tmp_path: Path) -> None:
+    everything, _ = messages(tiny)
+    bag = split_of(tiny, tmp_path / "drive", 3)
+    shutil.copy(tiny / "tiny.mcap", bag / "labels.mcap")  # somebody's own file beside them
+    assert messages(bag) == (everything, None)
+    with Bag(bag) as reader:
+        assert reader.topics[IMAGE_TOPIC].count == FRAMES and len(reader.topics[IMAGE_TOPIC].qos) == 1
+        assert [round(i.seconds, 1) for i in reader.images(IMAGE_TOPIC, Window(0.3, 0.6))] == [0.3, 0.4, 0.5]
+    # The recorder died: the last file is cut off, and not in the metadata that it wrote at the last split.
+    last = bag / "drive_2.mcap"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    text = (bag / "metadata.yaml").read_text()
+    (bag / "metadata.yaml").write_text(text.replace("    - drive_2.mcap\n", ""))
+    got, broken = messages(bag)
+    assert got == everything[: len(got)] and 25 < len(got) < 37
+    assert broken is not None and "drive_2.mcap is not in metadata.yaml; drive_2.mcap: it is cut off" in broken
+    last.unlink()
+    (bag / "metadata.yaml").write_text(text)
+    got, broken = messages(bag)
+    assert got == everything[:24] and broken is not None and "drive_2.mcap is missing" in broken
+    for damaged in ("", "{", "rosbag2_bagfile_information:\n  relative_file_paths: 5\n"):
+        (bag / "metadata.yaml").write_text(damaged)
+        (bag / "labels.mcap").unlink(missing_ok=True)
+        got, broken = messages(bag)
+        assert got == everything[:24] and broken is not None and "metadata.yaml is damaged" in broken
+
+
+@pytest.mark.parametrize("storage", StoragePlugin)
+def test_windows_beyond_all_time_are_empty_or_everything(tiny: Path, storage: StoragePlugin, tmp_path: Path) -> None:
+    bag = copy_of(tiny, tmp_path / "bag", storage)
+    for path in (bag, cut(bag, tmp_path / "cut", 0.9)):
+        with Bag(path) as reader:
+            assert list(reader.images(IMAGE_TOPIC, Window(1e12, 1e300))) == []
+            assert len(list(reader.images(IMAGE_TOPIC, Window(0, 1e300)))) == reader.topics[IMAGE_TOPIC].count

@@ -58,7 +58,7 @@ for encoding in {encodings}:
 """
 
 
-def decoded_beside(folder: Path, body: str, encodings: list[str], timeout: float = 60.0) -> list[str]:
+def decoded_beside(folder: Path, body: str, code: str) -> list[str]:
     """What a process says that has the stand-in installed; `calls` in the folder lists what the stand-in was asked."""
     package = folder / "site" / "cv_bridge"
     package.mkdir(parents=True)
@@ -68,7 +68,6 @@ def decoded_beside(folder: Path, body: str, encodings: list[str], timeout: float
         "PYTHONPATH": os.pathsep.join((str(package.parent), str(PROJECT), os.environ.get("PYTHONPATH", ""))),
         "CALLS": str(folder / "calls"),
     }
-    code = USE.format(timeout=timeout, encodings=encodings)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -79,7 +78,8 @@ def calls(folder: Path) -> list[list[str]]:
 
 
 def test_a_cv_bridge_that_works_decodes_what_ros_does_not_define(tmp_path: Path) -> None:
-    lines = decoded_beside(tmp_path, "pass", ["acme_gbr", "rgb8", "acme_gbr", "acme_raw", "acme_small", "32FC1"])
+    encodings = ["acme_gbr", "rgb8", "acme_gbr", "acme_raw", "acme_small", "32FC1"]
+    lines = decoded_beside(tmp_path, "pass", USE.format(timeout=60, encodings=encodings))
     picture = "bgr uint8 (2, 2, 3) [1, 0, 2, 4, 3, 5, 7, 6, 8, 10, 9, 11]"
     assert lines[0] == lines[2] == picture
     assert lines[1].startswith("rgb uint8"), "what ROS defines never goes through cv_bridge"
@@ -103,12 +103,39 @@ def test_a_cv_bridge_that_works_decodes_what_ros_does_not_define(tmp_path: Path)
 def test_a_cv_bridge_that_dies_hangs_or_lies_costs_one_trial_and_no_node(
     tmp_path: Path, body: str, timeout: float, words: list[str]
 ) -> None:
-    lines = decoded_beside(tmp_path, body, ["acme_gbr", "bgr8", "acme_gbr"], timeout)
+    code = USE.format(timeout=timeout, encodings=["acme_gbr", "bgr8", "acme_gbr"])
+    lines = decoded_beside(tmp_path, body, code)
     assert lines[0].startswith("encoding ") and all(word in lines[0] for word in words), lines[0]
     assert "use one of" in lines[0] and "bgr8" in lines[0]
     assert lines[1].startswith("bgr uint8")
     assert lines[2] == lines[0]
     assert len(calls(tmp_path)) == 1
+
+
+LIVE = """
+import time
+from sensor_msgs.msg import Image
+from mtaclip_ros.image_codec import BadImage, decode
+
+message = Image(height=2, width=2, encoding="acme_gbr", step=6)
+message.data.frombytes(bytes(range(12)))
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    try:
+        decode(message, wait=False)
+        print("a picture")
+        break
+    except BadImage as error:
+        print(error.reason, error)
+    time.sleep(0.05)
+"""
+
+
+def test_a_live_camera_does_not_wait_while_cv_bridge_is_tried(tmp_path: Path) -> None:
+    *refused, last = decoded_beside(tmp_path, "time.sleep(message.encoding == 'rgb8')", LIVE)
+    assert len(refused) > 1 and last == "a picture"
+    assert all(line.startswith("encoding ") and "cv_bridge is being tried" in line for line in refused)
+    assert len({process for process, _ in calls(tmp_path)}) == 2, "one trial, though many frames asked for it"
 
 
 def test_every_encoding_is_as_the_real_cv_bridge_decodes_it() -> None:

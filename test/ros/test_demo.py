@@ -100,7 +100,7 @@ def test_a_free_domain_is_one_where_nobody_listens() -> None:
 
 def test_what_the_user_got_wrong_is_one_line(bundle: Path, tmp_path: Path) -> None:
     assert "nowhere" in refusal(main, "--model", tmp_path / "nowhere", "--out", tmp_path / "run")
-    assert "two frames" in refusal(main, "--model", bundle, "--seconds", 0)
+    assert "two frames" in refusal(main, "--model", bundle, "--seconds", 0.05)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "not an empty folder" in refusal(main, "--model", bundle, "--out", tmp_path / "full")

@@ -24,10 +24,9 @@ from mtaclip_ros.image_codec import FORMATS, MAX_PIXELS, NO_PICTURE, BadImage, S
 
 pytest.importorskip("rclpy", reason="ROS is not installed")
 
-from diagnostic_msgs.msg import DiagnosticArray
 from helpers_node import NodeProcess, Probe, as_array, picture, wait_until
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage
 
 TOPIC = "/camera/image_raw"
 SIZE = (24, 32)
@@ -126,27 +125,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     assert "Traceback" not in process.log
 
 
-@pytest.fixture(scope="module")
-def probe(node: NodeProcess) -> Iterator[Probe]:
-    probe = Probe()
-    probe.listen("/mtaclip/label", Image)
-    probe.listen("/diagnostics", DiagnosticArray)
-    yield probe
-    probe.close()
-
-
-@pytest.fixture
-def camera(probe: Probe) -> Iterator[Any]:
-    camera = probe.camera(TOPIC)
-    yield camera
-    probe.node.destroy_publisher(camera)
-
-
 def bad_frames(probe: Probe) -> dict[str, int]:
     """reason -> how many, of the latest diagnostics."""
     latest = probe.received["/diagnostics"][-1:]
     pairs = [pair for message in latest for status in message.status for pair in status.values]
     return {p.key.split(": ")[1]: int(p.value) for p in pairs if p.key.startswith("frames bad: ")}
+
+
+def told(probe: Probe, key: str) -> int:
+    """A count of the camera in the next diagnostics."""
+    probe.received["/diagnostics"].clear()
+    message = probe.wait_for("/diagnostics")
+    return next(int(pair.value) for status in message.status for pair in status.values if pair.key == key)
 
 
 def until_counted(probe: Probe, camera: Any, hostile: Iterator[Hostile], reasons: set[str]) -> Counter[str]:
@@ -186,15 +176,16 @@ def test_the_node_counts_hostile_messages_by_reason_and_serves_the_next_frame(
 
 def test_a_size_that_changes_every_frame_and_stamps_that_go_back(probe: Probe, camera: Any) -> None:
     now = probe.header().stamp.sec
-    for i, (height, width) in enumerate(((24, 32), (2, 3), (90, 70), (1, 1), (33, 200))):
+    for i, (height, width) in enumerate(((24, 32), (2, 3), (90, 70), (1, 1), (33, 200), (9, 8))):
         painted, _ = paint(CAMVID, (height, width), seed=i)
         header = probe.header()
-        header.stamp.sec = now - 1000 * i
+        header.stamp.sec = now - 1000 * i if i < 5 else -7
         label = probe.labelled(camera, picture(painted, header))
         assert (label.height, label.width, label.step) == (height, width, width)
+    assert told(probe, "frames failed") == 0
 
 
-def test_a_frame_id_that_is_not_utf8_comes_back_as_rclpy_reads_it(probe: Probe, camera: Any) -> None:
+def test_a_frame_id_that_is_not_utf8_comes_back_as_rclpy_reads_it(node: NodeProcess, probe: Probe, camera: Any) -> None:
     painted, expected = paint(CAMVID, SIZE, seed=2)
     header = probe.header("front_cam")
     wire = bytes(serialize_message(picture(painted, header)))
@@ -207,6 +198,8 @@ def test_a_frame_id_that_is_not_utf8_comes_back_as_rclpy_reads_it(probe: Probe, 
     label = probe.publish_until(camera, wire.replace(b"front_cam", b"fr\xff\xfet\x80cam"), answer, "its label")
     assert label.header.frame_id == "fr\ufffd\ufffdt\ufffdcam", "rclpy gives no one the bytes themselves"
     np.testing.assert_array_equal(as_array(label), expected)
+    assert told(probe, "frame ids not UTF-8") > 0
+    assert len([line for line in node.lines if f"frame_id is not UTF-8 on {TOPIC}" in line]) == 1, "throttled"
 
 
 def test_what_is_no_message_at_all_does_no_harm(probe: Probe, camera: Any) -> None:

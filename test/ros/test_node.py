@@ -17,7 +17,7 @@ from mtaclip_core.labels import CAMVID, LabelSpace
 
 pytest.importorskip("rclpy", reason="ROS is not installed")
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from helpers_node import NodeProcess, Probe, as_array, picture, wait_until
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
@@ -37,21 +37,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     assert "Traceback" not in process.log
 
 
-@pytest.fixture(scope="module")
-def probe(node: NodeProcess) -> Iterator[Probe]:
-    probe = Probe()
-    probe.listen("/mtaclip/label", Image)
-    yield probe
-    probe.close()
-
-
-@pytest.fixture
-def camera(probe: Probe) -> Iterator[Any]:
-    camera = probe.camera(TOPIC)
-    yield camera
-    probe.node.destroy_publisher(camera)
-
-
 def same_header(image: Any) -> Any:
     """Tells a message with the header of `image`."""
     return lambda message: message.header == image.header
@@ -64,11 +49,6 @@ def diagnosis(probe: Probe, of: str = "camera") -> tuple[DiagnosticStatus, dict[
     assert set(statuses) == {"mtaclip: model", "mtaclip: camera"}
     status = statuses[f"mtaclip: {of}"]
     return status, {pair.key: pair.value for pair in status.values}
-
-
-@pytest.fixture(scope="module")
-def diagnostics(probe: Probe) -> None:
-    probe.listen("/diagnostics", DiagnosticArray)
 
 
 def test_a_painted_image_comes_back_as_its_label_with_the_very_header(probe: Probe, camera: Any) -> None:
@@ -164,7 +144,7 @@ def test_overlay_and_color_come_while_someone_looks(probe: Probe, camera: Any) -
 
 
 def test_bad_messages_are_counted_and_explained_and_the_next_frame_is_served(
-    node: NodeProcess, probe: Probe, camera: Any, diagnostics: None
+    node: NodeProcess, probe: Probe, camera: Any
 ) -> None:
     painted, expected = paint(CAMVID, SIZE, seed=5)
     probe.labelled(camera, picture(painted, probe.header()))
@@ -192,7 +172,7 @@ def test_bad_messages_are_counted_and_explained_and_the_next_frame_is_served(
         assert len([line for line in node.lines if f"bad image ({reason})" in line]) == 1, "throttled"
 
 
-def test_diagnostics_say_what_runs_and_how_well(probe: Probe, camera: Any, diagnostics: None) -> None:
+def test_diagnostics_say_what_runs_and_how_well(probe: Probe, camera: Any) -> None:
     painted, _ = paint(CAMVID, SIZE)
     for _ in range(3):
         probe.labelled(camera, picture(painted, probe.header()))
@@ -210,6 +190,14 @@ def test_diagnostics_say_what_runs_and_how_well(probe: Probe, camera: Any, diagn
         int(values[f"frames {k}"]) for k in ("labelled", "bad", "dropped", "limited", "failed", "publish errors")
     )
     assert int(values["frames received"]) - done in (0, 1, 2)
+    assert probe.set_parameter("diagnostics.min_input_rate", 1000.0) == (True, "")
+
+    def limit_holds() -> bool:
+        probe.labelled(camera, picture(painted, probe.header()))
+        return "images a second" in diagnosis(probe)[0].message
+
+    wait_until(limit_holds, "a warning by the new limit")
+    assert probe.set_parameter("diagnostics.min_input_rate", 0.0) == (True, "")
 
 
 def test_enable_stops_and_starts_the_work(probe: Probe, camera: Any) -> None:
@@ -275,7 +263,7 @@ def test_camera_info_comes_beside_the_label_with_its_header(probe: Probe, camera
     probe.node.destroy_subscription(subscription)
 
 
-def test_silence_is_explained(node: NodeProcess, probe: Probe, camera: Any, diagnostics: None) -> None:
+def test_silence_is_explained(node: NodeProcess, probe: Probe, camera: Any) -> None:
     painted, _ = paint(CAMVID, SIZE)
     probe.labelled(camera, picture(painted, probe.header()))
     before = len(node.lines)

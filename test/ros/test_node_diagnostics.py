@@ -19,6 +19,10 @@ NOW = replace(BEFORE, received=130, labelled=130)
 ACTIVE = Health("active", True, "", EngineState(None, "", 0.0, 0, 0), ())
 
 
+class Model:
+    name, backend, precision = "colour", "openvino", "f32"
+
+
 def verdict(trouble: str = "", limits: dict[str, Any] | None = None, **changes: Any) -> tuple[bytes, str]:
     camera = CameraHealth("", "/lens", replace(NOW, **changes), trouble, "ValueError: no", {})
     return assess_camera(camera, BEFORE, Parameters().updated(limits or {}), ACTIVE)
@@ -57,6 +61,15 @@ def test_level_and_words_of_a_camera(changes: dict[str, Any], limits: dict[str, 
     found = verdict(limits=limits, **changes)
     assert found[0] == level
     assert words in found[1]
+
+
+def test_counts_that_begin_anew_are_not_held_against_those_before() -> None:
+    camera = CameraHealth("", "/lens", replace(BEFORE, received=20, labelled=2, dropped=18), "", "", {})
+    level, words = assess_camera(camera, replace(BEFORE, received=900, dropped=880), Parameters(), ACTIVE)
+    assert (level, words) == (OK, "30.0 Hz in, 30.0 Hz out")
+    again = replace(ACTIVE, engine=EngineState(Model(), "RuntimeError: no", 0.0, 1, 0))  # type: ignore[arg-type]
+    assert assess_model(again, 4)[0] == ERROR
+    assert assess_model(again, 1)[0] == OK
 
 
 def test_a_camera_that_nobody_listens_to_is_no_fault() -> None:

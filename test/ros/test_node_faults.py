@@ -18,7 +18,6 @@ pytest.importorskip("rclpy", reason="ROS is not installed")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from helpers_node import Probe, StandInProcess, as_array, picture, wait_until
-from sensor_msgs.msg import Image
 from stand_in_node import StandIn
 
 from mtaclip_core.runtime.segmenter import Segmenter
@@ -44,22 +43,6 @@ def node(broken: Path) -> Iterator[StandInProcess]:
     yield process
     assert process.stop() == 0, process.log
     assert "Traceback" not in process.log
-
-
-@pytest.fixture(scope="module")
-def probe(node: StandInProcess) -> Iterator[Probe]:
-    probe = Probe()
-    probe.listen("/mtaclip/label", Image)
-    probe.listen("/diagnostics", DiagnosticArray)
-    yield probe
-    probe.close()
-
-
-@pytest.fixture
-def camera(probe: Probe) -> Iterator[Any]:
-    camera = probe.camera(TOPIC)
-    yield camera
-    probe.node.destroy_publisher(camera)
 
 
 def model_status(probe: Probe, fits: Callable[[DiagnosticStatus, dict[str, str]], bool]) -> dict[str, str]:
@@ -162,6 +145,24 @@ def test_a_model_that_breaks_at_every_frame_is_loaded_less_and_less_often() -> N
         "in 0.02 s",
         "in 0.04 s",
         "in 0.08 s",
+    ]
+
+
+def test_a_model_that_cannot_even_be_closed_hinders_neither_its_successor_nor_a_cleanup() -> None:
+    class Stuck(StandIn):
+        def close(self) -> None:
+            raise RuntimeError("CUDA error 700")
+
+    lines: list[str] = []
+    engine = Engine(Stuck, lines.append)
+    engine.open()
+    with contextlib.suppress(RuntimeError):
+        engine.segment([flat(201)])
+    wait_until(lambda: engine.ready, "a model")
+    engine.close()
+    assert not engine.ready
+    assert [line for line in lines if "closed" in line] == 2 * [
+        "the model could not be closed (RuntimeError: CUDA error 700)"
     ]
 
 

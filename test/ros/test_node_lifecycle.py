@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from mtaclip_core.labels import CAMVID
 
 pytest.importorskip("rclpy", reason="ROS is not installed")
 
-from helpers_node import NodeProcess, Probe, as_array, picture
+from helpers_node import NodeProcess, Probe, StandInProcess, as_array, picture, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
 SIZE = (90, 120)
@@ -90,11 +91,18 @@ def test_compressed_images(node: NodeProcess, probe: Probe) -> None:
     probe.node.destroy_publisher(camera)
 
 
+def test_after_a_shutdown_nothing_is_published_and_the_program_still_ends_in_order(probe: Probe) -> None:
+    assert probe.transition("shut down")
+    assert probe.state() == "finalized"
+    wait_until(lambda: not probe.node.count_publishers("/front/mtaclip/label"), "the end of the label's publisher")
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
         ({"model__path": "no-such-model"}, "no bundle 'no-such-model'"),
         ({"overlay__alpha": 7.0}, "parameter 'overlay.alpha' must be of type double from 0 to 1"),
+        ({"use_sim_time": "perhaps"}, "'use_sim_time' to 'perhaps'"),
         ({"image_transport": "pigeon"}, "parameter 'image_transport' must be one of raw, compressed; got 'pigeon'"),
     ],
 )
@@ -103,6 +111,28 @@ def test_a_start_that_cannot_work_ends_with_one_line_and_code_2(parameters: dict
     assert process.wait() == 2
     assert len(process.lines) == 1, process.log
     assert words in process.log
+
+
+def test_it_ends_in_order_while_the_model_is_loaded() -> None:
+    process = StandInProcess(env={"STAND_IN_LOADING": "100"})
+    process.wait_for_line("stand-in wanted")
+    assert process.stop(signal.SIGTERM) == 0, process.log
+    assert process.lines == ["stand-in wanted"]
+
+
+def test_it_ends_in_order_while_a_frame_is_in_work() -> None:
+    process = StandInProcess("-r", "__ns:=/busy", env={"STAND_IN_SECONDS": "1.5"})
+    process.wait_for_line("model stand-in")
+    probe = Probe()
+    camera = probe.camera("/camera/image_raw")
+    image = picture(np.zeros((4, 4, 3), np.uint8), probe.header())
+    probe.publish_until(camera, image, lambda: process.find_line("stand-in batch"), "work")
+    process.interrupt()
+    time.sleep(0.3)
+    assert process.stop() == 0, "a second one comes from some launchers"
+    probe.close()
+    assert process.lines[-1] == "stand-in close", process.log
+    assert not process.find_line("Traceback|ERROR|WARN")
 
 
 def test_a_missing_parameter_file_is_one_line_too() -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_bags import ROOT, command, painted_bag, refusal, ros_environment, run_module, stamps_of
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
-from mtaclip_ros.bag_reader import IMAGE_TOPIC, LABEL_TOPIC, Bag
+from mtaclip_ros.bag_reader import COMPRESSED_IMAGE, IMAGE, IMAGE_TOPIC, LABEL_TOPIC, Bag
 from mtaclip_ros.drive_writer import START
 from mtaclip_ros.play import main
 
@@ -129,7 +131,10 @@ def test_without_a_subscriber_it_says_so_in_one_line(bag: Path) -> None:
 
 def test_what_the_user_got_wrong_is_one_line(bag: Path, tmp_path: Path) -> None:
     assert "no bag at" in refusal(main, "--bag", tmp_path / "nowhere")
-    assert "--rate 0" in refusal(main, "--bag", bag, "--rate", 0)
+    for rate in (0, "nan", "inf"):
+        assert f"--rate: '{rate}'" in refusal(main, "--bag", bag, "--rate", rate)
+    assert "no message in this window: it is 1.5 s" in refusal(main, "--bag", bag, "--from", 2, "--loop")
+    assert "is a folder" in refusal(main, "--bag", bag, "--log", tmp_path)
     line = refusal(main, "--bag", bag, "--topics", "/front/image_raw")
     assert "no topic '/front/image_raw'" in line and IMAGE_TOPIC in line
 
@@ -183,3 +188,24 @@ def test_a_part_of_a_broken_bag_is_played_as_far_as_it_goes(bag: Path, tmp_path:
     assert played.returncode == 0
     assert "warning: bag" in played.stderr and "is cut off at byte" in played.stderr
     assert "published 13 messages" in played.stdout  # images, infos and labels of four frames, and the classes
+
+
+def test_only_topics_that_can_be_published_are(bag: Path, tmp_path: Path) -> None:
+    """A damaged bag may name any type and topic; a topic of two types has none."""
+    strange = tmp_path / "strange"
+    types = get_typestore(Stores.ROS2_KILTED)
+    with Bag(bag) as reader, Writer(strange, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        record = next(iter(reader.records([IMAGE_TOPIC])))
+        topics = [("/both", IMAGE), ("/both", COMPRESSED_IMAGE), (IMAGE_TOPIC, IMAGE), ("/not a topic", IMAGE)]
+        for name, msgtype in topics:
+            writer.write(writer.add_connection(name, msgtype, typestore=types), record.recorded, record.data)
+        definition = "uint8 x\n"
+        for msgtype in ("os/path/Join", "other_msgs/msg/Thing"):
+            connection = writer.add_connection("/x", msgtype, msgdef=definition, rihs01="RIHS01_0")
+            writer.write(connection, record.recorded, b"\0\1\0\0\7")
+    log = tmp_path / "sent"
+    played = run_module("mtaclip_ros.play", "--bag", strange, "--log", log, env=ros_environment())
+    assert played.returncode == 0 and "Traceback" not in played.stderr, played.stderr
+    assert "published 1 messages" in played.stdout
+    assert "skipping /both: it is of several types" in played.stderr and "skipping /not a topic" in played.stderr
+    assert [line.split()[:2] for line in log.read_text().splitlines()] == [[IMAGE_TOPIC, str(START)]]

@@ -11,10 +11,15 @@ from helpers_input import TOPIC, InputProcess
 from helpers_node import Probe, picture, wait_until
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CompressedImage
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage, Image
 
 from mtaclip_core.cli import UserError
-from mtaclip_ros.qos_override import overridden, reliability_override
+from mtaclip_ros import distributions
+from mtaclip_ros.frame_statistics import FrameStatistics
+from mtaclip_ros.image_input import ImageInput
+from mtaclip_ros.parameters import Parameters
+from mtaclip_ros.qos_override import overridden, publisher_profile, reliability_override
 
 PIXELS = np.zeros((60, 80, 3), np.uint8)
 OVERRIDE = f"qos_overrides.{TOPIC}.subscription."
@@ -84,18 +89,64 @@ def test_a_qos_override_goes_before_auto(probe: Probe) -> None:
 @pytest.mark.parametrize(
     ("policy", "value", "expected"),
     [
-        ("reliability", "sometimes", "expected one of auto, reliable, best_effort"),
-        ("history", "keep_all", "expected keep_last"),
-        ("depth", 0, "must be like 1"),
-        ("depth", "deep", "must be like 1"),
+        ("reliability", "sometimes", "reliable, best_effort; got 'sometimes'"),
+        ("reliability", 1, "reliable, best_effort: .*'1'"),
+        ("durability", "latched", "one of volatile, transient_local; got 'latched'"),
+        ("history", "keep_all", "keep_last; got 'keep_all'"),
+        ("depth", 0, "an integer from 1 to 100: .*0"),
+        ("depth", "deep", "an integer from 1 to 100: .*'deep'"),
     ],
 )
-def test_a_wrong_qos_override_is_refused_in_one_line(probe: Probe, policy: str, value: object, expected: str) -> None:
-    override = Parameter(f"{OVERRIDE}{policy}", value=value)
-    node = Node("overridden", context=probe.node.context, parameter_overrides=[override])
-    with pytest.raises(UserError, match=f"{policy}' .*{expected}"):
-        overridden(node, TOPIC, 1, reliability_override(node, TOPIC) == "reliable")
-    node.destroy_node()
+@pytest.mark.parametrize("endpoint", ["subscription", "publisher"])
+def test_a_wrong_qos_override_is_refused_in_one_line(
+    probe: Probe, endpoint: str, policy: str, value: object, expected: str
+) -> None:
+    name = f"qos_overrides.{TOPIC}.{endpoint}.{policy}"
+    node = Node("overridden", context=probe.node.context, parameter_overrides=[Parameter(name, value=value)])
+    try:
+        if (endpoint, policy) == ("subscription", "durability"):
+            overridden(node, TOPIC, 1, True)  # of an image there is none to choose
+            return
+        with pytest.raises(UserError, match=f"'{name}' must be .*{expected}") as caught:
+            if endpoint == "publisher":
+                publisher_profile(node, TOPIC, 10)
+            else:
+                overridden(node, TOPIC, 1, reliability_override(node, TOPIC) == "reliable")
+        assert "\n" not in str(caught.value)
+    finally:
+        node.destroy_node()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_older_rclpy_or_middleware_gets_the_events_that_it_knows(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    class Older(distributions.SubscriptionEventCallbacks):  # type: ignore[misc, name-defined]
+        def __init__(self, *, message_lost: Any = None, use_default_callbacks: bool = True) -> None:
+            super().__init__(message_lost=message_lost, use_default_callbacks=use_default_callbacks)
+
+        def create_event_handlers(self, *given: Any) -> Any:
+            if refuses and self.message_lost:
+                raise distributions._UNSUPPORTED
+            return super().create_event_handlers(*given)
+
+    monkeypatch.setattr(distributions, "SubscriptionEventCallbacks", Older)
+    monkeypatch.setattr(distributions, "_TELLS_MESSAGE_INFO", False)
+    heard: list[Any] = []
+    events = dict.fromkeys(("matched", "message_lost", "incompatible_qos"), heard.append)
+    topic, profile = "/older/image_raw", QoSProfile(depth=1)
+    taken = distributions.subscribe(
+        probe.node, Image, topic, lambda message, info: heard.append(info), profile, events, None
+    )
+    camera = probe.camera(topic)
+    probe.publish_until(camera, picture(PIXELS, probe.header()), lambda: {} in heard, "an image without its info")
+    probe.node.destroy_publisher(camera)
+    probe.node.destroy_subscription(taken)
+
+
+def test_what_no_topic_can_be_called_is_refused_with_its_parameter(probe: Probe) -> None:
+    with pytest.raises(UserError, match=r"parameter 'camera\.front\.image' is 'two words': .*topic name must not"):
+        ImageInput(probe.node, Parameters, FrameStatistics(), print, "two words", "camera.front.image")
 
 
 def test_a_publisher_of_the_wrong_type_is_named_at_once(probe: Probe) -> None:
@@ -110,6 +161,7 @@ def test_a_publisher_of_the_wrong_type_is_named_at_once(probe: Probe) -> None:
 
 
 def test_the_watchdog_says_why_and_that_images_are_back(probe: Probe) -> None:
+    consumer = probe.listen("/elsewhere/image_raw", Image)  # a topic without a publisher is no camera
     with InputProcess(watchdog__timeout=1.0) as receiver:
         assert "0 publishers; nobody publishes sensor_msgs/msg/Image: start the camera" in receiver.wait_for("no image")
         sibling = probe.camera(f"{TOPIC}/compressed", CompressedImage)
@@ -125,6 +177,7 @@ def test_the_watchdog_says_why_and_that_images_are_back(probe: Probe) -> None:
         line = receiver.wait_for("no image on", "0 publishers", after=before)
         assert f"{TOPIC}/compressed has a publisher: set image_transport to compressed" in line
         probe.node.destroy_publisher(sibling)
+    probe.node.destroy_subscription(consumer)
 
 
 def test_the_watchdog_can_be_switched_off(probe: Probe) -> None:

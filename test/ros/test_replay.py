@@ -18,7 +18,7 @@ from rosbags.typesys import Stores, get_typestore
 from mtaclip_core.data.dataset import Sample
 from mtaclip_core.evaluate import main as evaluate
 from mtaclip_core.labels import CAMVID, CITYSCAPES
-from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING, Bag, pair_by_stamp
+from mtaclip_ros.bag_reader import IMAGE, IMAGE_TOPIC, LABEL_TOPIC, STRING, Bag, ImageRecord, pair_by_stamp
 from mtaclip_ros.drive_writer import START, open_drive
 from mtaclip_ros.drive_writer import main as write
 from mtaclip_ros.label_messages import parse_classes
@@ -193,7 +193,7 @@ def test_what_the_user_got_wrong_is_one_line(bag: Path, bundle: Path, tmp_path: 
     (broken / "painted.mcap").write_bytes((bag / "painted.mcap").read_bytes()[:1000])
     assert "cannot be read" in told(broken)
     assert "nowhere" in refusal(main, "--bag", bag, "--model", tmp_path / "nowhere")
-    assert "cannot write a report" in told(bag, "--report", bag / "metadata.yaml" / "report")
+    assert "cannot create this folder" in told(bag, "--report", bag / "metadata.yaml" / "report")
 
 
 def test_ground_truth_of_another_size_is_refused(bundle: Path, tmp_path: Path) -> None:
@@ -218,6 +218,18 @@ def test_stamps_pair_labels_that_were_recorded_late_or_only_now_and_then(bundle:
     with Bag(path) as bag:
         pairs = list(pair_by_stamp(bag.images(IMAGE_TOPIC), bag.images(LABEL_TOPIC)))
     assert [i for i, (_, found) in enumerate(pairs) if found is not None] == list(range(0, 60, 7))
+
+
+def test_images_of_one_stamp_take_the_labels_of_that_stamp_in_their_order() -> None:
+    """As of a camera whose driver sets no stamp; the one before them has no label, so that is looked for ahead."""
+
+    def record(stamp: int, at: float, message: str) -> ImageRecord:
+        return ImageRecord(stamp, round(at * 1e9), at, message)
+
+    images = [record(5, 0.0, "first"), record(0, 0.1, "a"), record(0, 0.2, "b"), record(3, 0.1, "back")]
+    labels = [record(0, 0.1, "A"), record(0, 0.2, "B"), record(3, 0.3, "BACK")]
+    pairs = [(image.message, label) for image, label in pair_by_stamp(iter(images), iter(labels))]
+    assert pairs == [("first", None), ("a", "A"), ("b", "B"), ("back", "BACK")]
 
 
 def good_image() -> dict:

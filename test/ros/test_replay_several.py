@@ -3,22 +3,67 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from bundles import make_colour_bundle
-from helpers_bags import SIZE, painted_bag, painted_frames, refusal, rig_bag, run_module
+from helpers_bags import ROOT, SIZE, painted_bag, painted_frames, refusal, rig_bag, run_module
 
 from mtaclip_core.data.dataset import Sample
-from mtaclip_core.labels import CAMVID
+from mtaclip_core.labels import CAMVID, CITYSCAPES
 from mtaclip_ros.bag_reader import IMAGE_TOPIC, Bag
 from mtaclip_ros.drive_writer import open_drive
 from mtaclip_ros.label_messages import label_array
 from mtaclip_ros.replay import main
+from mtaclip_ros.report_index import drive_names
 
 FRAMES = 10
+ENDED = {
+    "SIGTERM": """
+import os, signal
+from mtaclip_core.cli import run
+from mtaclip_ros import replay
+add = replay.LabelWriter.add
+def counted(*args):
+    counted.calls += 1
+    if counted.calls == 15:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return add(*args)
+counted.calls = 0
+replay.LabelWriter.add = counted
+run(replay.main)
+""",
+    "disk full": """
+import resource
+from mtaclip_core.cli import run
+from mtaclip_ros.replay import main
+from mtaclip_ros.report_index import drive_names
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+run(main)
+""",
+    "video": """
+import resource
+from pathlib import Path
+import numpy as np
+from mtaclip_core.cli import run
+from mtaclip_core.labels import CAMVID, CITYSCAPES
+from mtaclip_ros.report_video import Video
+def main(argv):
+    video = Video(Path(argv[0]), 10, CAMVID)
+    try:
+        for i in range(20):
+            video.add(np.random.default_rng(i).integers(0, 255, (90, 120, 3), np.uint8))
+        video.finish()
+    finally:
+        video.discard()
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+run(main)
+""",
+}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +152,58 @@ def test_labels_are_written_whole_or_not_at_all(bag: Path, bundle: Path, tmp_pat
     assert "must be of one size" in refusal(main, *arguments, "--model", bundle)  # when labels were written already
     assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.mcap", "small", "uneven"]
     assert "goes with --write-labels" in refusal(main, "--bag", bag, "--model", bundle, "--confidence")
+    within = bag / "labels.mcap"
+    assert "lies within the bag" in refusal(main, "--bag", bag, "--model", bundle, "--write-labels", within)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "small.mcap").write_text("mine")  # of the second bag, and told before the first is labelled
+    assert "exists already" in refusal(
+        main, "--bag", bag, small, "--model", tmp_path / "none", "--write-labels", tmp_path / "out"
+    )
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "disk full"])
+def test_a_replay_that_is_ended_leaves_nothing_half_written(bag: Path, bundle: Path, how: str, tmp_path: Path) -> None:
+    """SIGTERM comes, or the disk is full, while labels and video are being written."""
+    out = tmp_path / "out"
+    arguments = ["--bag", *2 * [bag], "--model", bundle, "--report", out / "report", "--write-labels", out / "labels"]
+    command = [sys.executable, "-c", ENDED[how], *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    assert done.returncode == (143 if how == "SIGTERM" else 2), done.stderr
+    assert "Traceback" not in done.stderr
+    if how == "disk full":
+        assert "File too large" in done.stderr.splitlines()[-1] and done.stderr.splitlines()[-1].startswith("error: ")
+    left = [path for path in out.rglob("*") if path.is_file()]
+    assert [path for path in left if path.name.startswith(".")] == []
+    for path in left:
+        if path.suffix == ".mcap":
+            with Bag(path) as labels:
+                assert labels.broken is None and labels.topics["/mtaclip/label"].count == FRAMES
+        if path.suffix == ".mp4":
+            assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
+
+
+def test_a_video_that_did_not_fit_on_the_disk_is_no_video(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED["video"], str(tmp_path / "overlay.mp4")],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "is the disk full?" in done.stderr.splitlines()[-1], done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bags_of_one_name_and_the_folder_one_stands_in_have_names_of_their_own(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/drive", "b/drive", "drive_2", "c/drive.mcap")]
+    assert drive_names([(path, "") for path in paths]) == ["drive", "drive_2", "drive_2_2", "drive.mcap"]
+    assert drive_names([(Path("."), "front")]) == [f"{Path.cwd().name}_front"]
+
+
+def test_ground_truths_that_cannot_be_added_are_refused_before_the_work(bag: Path, tmp_path: Path) -> None:
+    bundle = make_colour_bundle(tmp_path / "nineteen", space=CITYSCAPES, network_size=SIZE)
+    with open_drive(tmp_path / "other", CITYSCAPES, 10.0) as drive:
+        drive.add(next(painted_frames(1, space=CITYSCAPES)))
+    arguments = ["--bag", bag, tmp_path / "other", "--model", bundle, "--write-labels", tmp_path / "labels"]
+    assert "hold different classes (camvid, cityscapes)" in refusal(main, *arguments)
+    assert not (tmp_path / "labels").exists()
 
 
 def test_a_part_of_a_drive_and_one_of_n_frames(bag: Path, bundle: Path, tmp_path: Path) -> None:
@@ -148,7 +245,8 @@ def test_two_cameras_and_two_bags_make_one_result_and_one_of_each(
         "report.html", "rig_front", "rig_left", "rig_front_2", "rig_left_2",
     }  # fmt: skip
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "rig_left_2/report.html" in page and "Drives" in page
+    assert '<a href="rig_left_2/report.html">rig_left_2</a>' in page
+    assert "<th>rig_front</th>" in page and "IoU by class" in page  # of all, and of each
     assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == ["rig.mcap", "rig_2.mcap"]
     with Bag(tmp_path / "labels" / "rig.mcap") as labels:
         assert {t: n.count for t, n in labels.topics.items()} == {

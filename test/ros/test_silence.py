@@ -37,8 +37,14 @@ def test_auto_asks_for_reliable_when_all_publishers_of_the_type_offer_it(
 @pytest.mark.parametrize(
     ("situation", "words"),
     [
-        (Situation(IMAGE, False, [], ["/front/image"]), ["0 publishers", "/front/image", "set image_topic"]),
-        (Situation(IMAGE, False, [], setting="camera.left.image", elsewhere=["/b"]), ["set camera.left.image"]),
+        (
+            Situation(IMAGE, False, [], ["/front/image"]),
+            ["0 publishers", "is on: /front/image; remap 'image' or set image_topic"],
+        ),
+        (
+            Situation(IMAGE, False, [], setting="camera.left.image", elsewhere=["/b"]),
+            ["is on: /b; set camera.left.image"],
+        ),
         (Situation(IMAGE, False, []), ["nobody publishes", "start the camera", "ROS_DOMAIN_ID"]),
         (Situation(IMAGE, False, [], sibling="/c/compressed"), ["/c/compressed", "set image_transport to compressed"]),
         (Situation(COMPRESSED, False, [], sibling="/c"), ["/c has a publisher", "set image_transport to raw"]),

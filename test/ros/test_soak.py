@@ -76,8 +76,9 @@ def test_a_short_soak_finds_a_node_that_stays_as_it_was(tmp_path: Path) -> None:
     assert "hostile compressed: 900 messages" in ended.stdout
 
 
-def test_a_count_that_is_too_small_is_one_line() -> None:
-    ended = soak("--frames", "3")
+@pytest.mark.parametrize("arguments", [("--frames", "3"), ("--model", "no-such-model")])
+def test_a_wrong_argument_is_one_line(arguments: tuple[str, str]) -> None:
+    ended = soak(*arguments)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
 
