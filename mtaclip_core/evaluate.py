@@ -7,19 +7,22 @@ import importlib.util
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from mtaclip_core.cli import Parser, UserError, run
+from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
+from mtaclip_core.data.image_files import some
 from mtaclip_core.files import prepare_file, write_text
 from mtaclip_core.labels import CATEGORIES
 from mtaclip_core.metrics.confusion import mean
 from mtaclip_core.metrics.evaluation import Comparison, EvaluationResult, FrameCounts, fold
 from mtaclip_core.metrics.prediction_folder import FileIds, PredictionFolder, prediction_writer
-from mtaclip_core.metrics.processes import count_in_processes
+from mtaclip_core.metrics.processes import count_in_processes, count_in_threads
 from mtaclip_core.runtime.averaging import add_averaging_arguments, asks_for_averaging, averaging_of
 from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, Segmenter, load_segmenter
 
@@ -50,7 +53,10 @@ def main(argv: list[str]) -> int | None:
         "--prediction-ids", default="label", choices=get_args(FileIds), help="in Cityscapes PNGs (default: %(default)s)"
     )
     parser.add_argument(
-        "--processes", type=_positive, metavar="N", help="how many share the work (default: 1; of --predictions, cores)"
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="how many share the work (default: 1; with --predictions a thread per core in one process)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result to this file")
     parser.add_argument(
@@ -80,8 +86,7 @@ def main(argv: list[str]) -> int | None:
     else:
         labels = _open_model(args)
     try:
-        processes = args.processes or (os.cpu_count() or 1 if args.predictions else 1)
-        result = _evaluate(labels, dataset, args, processes)
+        result = _evaluate(labels, dataset, args)
         summary = {
             **result.to_dict(),
             **_describe(labels, args),
@@ -92,6 +97,8 @@ def main(argv: list[str]) -> int | None:
         if args.json:
             write_text(args.json, json.dumps(summary, indent=1) + "\n")
         print(table(result))
+        if isinstance(dataset, Cityscapes) and result.cityscapes and "classInstScores" not in result.cityscapes:
+            print(f"no iIoU: no instanceIds file for {some(dataset.without_instances())}", file=sys.stderr)
         if args.report:
             from mtaclip_core.metrics.evaluation_report import write_evaluation_report
 
@@ -103,13 +110,16 @@ def main(argv: list[str]) -> int | None:
 
 
 def _evaluate(
-    labels: Segmenter | PredictionFolder, dataset: SegmentationDataset, args: argparse.Namespace, processes: int
+    labels: Segmenter | PredictionFolder, dataset: SegmentationDataset, args: argparse.Namespace
 ) -> EvaluationResult:
     comparison = Comparison(labels, dataset, boundary=args.boundary)
     indices = range(len(dataset))[: args.limit]
     frames: Iterable[FrameCounts]
+    processes = args.processes or 1
     if processes == 1:
-        frames = map(_counter(comparison, args.write_predictions), indices)
+        counter = _counter(comparison, args.write_predictions)
+        files_alone = args.predictions and args.processes is None
+        frames = count_in_threads(counter, indices, os.cpu_count() or 1) if files_alone else map(counter, indices)
     else:
         if args.write_predictions:  # what is wrong is told before the processes start
             prediction_writer(args.write_predictions, dataset, comparison.model_space)
@@ -194,7 +204,9 @@ def table(result: EvaluationResult) -> str:
         scores = {name: official["categoryScores"][name] for name in CATEGORIES}
         lines += ["", *_block("category", scores, official.get("categoryInstScores", {}))]
     present = sum(s is not None for s in result.confusion.iou().values())
+    accuracy = _percent(result.confusion.pixel_accuracy())
     lines += ["", f"mIoU {_percent(result.miou)} over {present} classes, {len(result.images)} images"]
+    lines += [f"pixel accuracy {accuracy}"]
     if result.boundary is not None:
         lines += ["", *_block("boundary", result.boundary.iou(), {})]
         lines += ["", f"boundary mIoU {_percent(mean(result.boundary.iou()))}"]

@@ -9,7 +9,7 @@ import numpy as np
 from mtaclip_core.ade20k_labels import ADE20K
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, list_pngs, read_ids, read_pair, some
+from mtaclip_core.data.image_files import NO_ID, MissingLabelsError, list_pngs, read_ids, read_pair
 from mtaclip_core.labels import UNLABELLED
 
 _EXPECTED = "ADE20K-150 values: 0 (unlabelled) and 1-150"
@@ -45,9 +45,9 @@ class ADE20K150(SegmentationDataset):
                     + (f"; it has {', '.join(found)}" if found else "")
                 )
         self.names = [p.stem for p in list_pngs(self._images, "*.jpg")]
-        missing = [f"{n}.png" for n in self.names if not (self._labels / f"{n}.png").is_file()]
+        missing = [path for n in self.names if not (path := self._labels / f"{n}.png").is_file()]
         if missing:
-            raise UserError(f"{self._labels}: missing {some(missing)}, the labels of images in {self._images}")
+            raise MissingLabelsError(missing, self._labels, self._images)
 
     def __getitem__(self, index: int) -> Sample:
         image, label = read_pair(*self.files(index), _TABLE, _EXPECTED)

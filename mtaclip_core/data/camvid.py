@@ -9,7 +9,7 @@ import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, list_pngs, read_ids, read_pair, some
+from mtaclip_core.data.image_files import NO_ID, MissingLabelsError, list_pngs, read_ids, read_pair
 from mtaclip_core.labels import CAMVID, UNLABELLED
 
 FILE_UNLABELLED = 11
@@ -40,9 +40,9 @@ class CamVid(SegmentationDataset):
         folder, drive, keep = _parse_split(root, split)
         self.image_folder, self.label_folder = root / folder, root / f"{folder}annot"
         images = list_pngs(self.image_folder)
-        missing = [p.name for p in images if not (self.label_folder / p.name).is_file()]
+        missing = [path for p in images if not (path := self.label_folder / p.name).is_file()]
         if missing:
-            raise UserError(f"{self.label_folder}: no label for {some(missing)} of {self.image_folder}")
+            raise MissingLabelsError(missing, self.label_folder, self.image_folder)
         self.names = [p.stem for p in images]
         if drive is not None:
             self.names = self._select(split, drive, keep)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mtaclip_core.cli import Parser, UserError, run
 from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
-from mtaclip_core.data.image_files import check_pair, header_size, read_rgb
+from mtaclip_core.data.image_files import MissingLabelsError, check_pair, header_size, read_rgb
 
 EPILOG = """example:
   python -m mtaclip_core.data.check --data cityscapes:/data/cityscapes --split train
@@ -29,7 +29,12 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--split", required=True, metavar="NAME", help="folder of the split, such as train")
     parser.add_argument("--decode", action="store_true", help="read every image whole, which finds damaged ones")
     args = parser.parse_args(argv)
-    dataset = open_dataset(args.data, args.split)
+    try:
+        dataset = open_dataset(args.data, args.split)
+    except MissingLabelsError as error:
+        for path in error.paths:
+            print(f"{path}: missing, the label of an image")
+        raise
     problems = check_dataset(dataset, decode=args.decode)
     for problem in problems:
         print(problem)

@@ -8,7 +8,15 @@ import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, list_pngs, read_ids, read_instances, read_pair, some
+from mtaclip_core.data.image_files import (
+    NO_ID,
+    MissingLabelsError,
+    list_pngs,
+    read_ids,
+    read_instances,
+    read_pair,
+    some,
+)
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID, UNLABELLED
 
 _IMAGE = "_leftImg8bit.png"
@@ -48,9 +56,9 @@ class Cityscapes(SegmentationDataset):
         self._images = list_pngs(image_folder, f"*/*{_IMAGE}")
         self._bases = [label_folder / p.parent.name / p.name.removesuffix(_IMAGE) for p in self._images]
         self.names = [b.name for b in self._bases]
-        missing = [f"{b.name}{_LABEL}" for b in self._bases if not Path(f"{b}{_LABEL}").is_file()]
+        missing = [path for i in range(len(self)) if not (path := self.label_path(i)).is_file()]
         if missing:
-            raise UserError(f"{label_folder}: missing {some(missing)}, the labels of images in {image_folder}")
+            raise MissingLabelsError(missing, label_folder, image_folder)
         twice = sorted({n for n in self.names if self.names.count(n) > 1}) if len(set(self.names)) < len(self) else []
         if twice:
             raise UserError(f"{image_folder}: {some(twice)} occurs in several cities; names must be unique in a split")
@@ -85,6 +93,10 @@ class Cityscapes(SegmentationDataset):
         """
         path = self.instances_path(index)
         return read_instances(path) if path else None
+
+    def without_instances(self) -> list[str]:
+        """Names of the frames that have no `instanceIds` file."""
+        return [name for index, name in enumerate(self.names) if self.instances_path(index) is None]
 
     def instances_path(self, index: int) -> Path | None:
         """The `instanceIds` file of a frame, None where there is none."""

@@ -10,7 +10,7 @@ import numpy as np
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
 from mtaclip_core.data.description import Description, load_description
-from mtaclip_core.data.image_files import check_pair, read_colour_ids, read_ids, read_rgb, some
+from mtaclip_core.data.image_files import MissingLabelsError, check_pair, read_colour_ids, read_ids, read_rgb, some
 
 
 class CustomSet(SegmentationDataset):
@@ -45,11 +45,11 @@ class CustomSet(SegmentationDataset):
             self._files.append(pair)
             self.names.append(key.replace("/", "_"))
             if not pair[1].is_file():
-                missing.append(str(pair[1].relative_to(self._root)))
+                missing.append(pair[1])
         if not self._files:
             raise UserError(f"{self._root}: no image matches {images} (pattern of {self.description.path})")
         if missing:
-            raise UserError(f"{self._root}: missing {some(missing)}, the labels of images that match {images}")
+            raise MissingLabelsError(missing, self._root, images)
         if len(set(self.names)) < len(self):
             twice = sorted({n for n in self.names if self.names.count(n) > 1})
             raise UserError(f"{self._root}: {some(twice)} means several images; names must be unique in a split")

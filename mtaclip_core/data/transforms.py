@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -102,7 +104,18 @@ class SampleStream(Dataset):
         self.augment = augment
         self.seed = seed
         self.pattern, self.places = _interleave([s.weight for s in sources])
-        self.cached = [[d[i] for i in range(len(d))] for d in self.datasets] if cache else None
+        self.cache = cache
+        self.cached: list[list[Sample]] | None = None
+
+    def fill_cache(self) -> None:
+        """Decode all frames where `cache` was asked for; worker processes that start later share them.
+
+        Raises:
+            UserError: a file is missing or wrong.
+        """
+        if self.cache:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                self.cached = [list(pool.map(d.__getitem__, range(len(d)))) for d in self.datasets]
 
     def locate(self, n: int) -> tuple[int, int]:
         """(source, frame) of sample n."""

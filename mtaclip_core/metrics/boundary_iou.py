@@ -10,6 +10,7 @@ import numpy as np
 
 from mtaclip_core.labels import UNLABELLED, LabelSpace
 from mtaclip_core.metrics.confusion import mean
+from mtaclip_core.metrics.runs import runs
 
 RATIO = 0.02
 """Width of the boundary as a part of the image's diagonal, the paper's default."""
@@ -20,7 +21,8 @@ class BoundaryIoU:
 
     The boundary of a class is its mask without the mask eroded by a 3x3 square `width` times, the outside of the image
     being no mask. Where the truth is ignored, truth and prediction are alike and count for nothing: there is an outline
-    around it in both. Counts are summed over the images, as for IoU.
+    around it in both, which the authors' code for panoptic segments does not draw in the prediction. Counts are summed
+    over the images, as for IoU.
 
     Attributes:
         space: the classes.
@@ -49,9 +51,10 @@ class BoundaryIoU:
         prediction = np.where(truth == UNLABELLED, truth, prediction)
         width = boundary_width(*truth.shape)
         outlines = [np.where(boundary(a, width), a, UNLABELLED).astype(np.uint8) for a in (truth, prediction)]
-        both = np.where(outlines[0] == outlines[1], outlines[0], UNLABELLED)
-        for row, labels in enumerate((both, *outlines)):
-            self.totals[row] += np.bincount(labels.ravel(), minlength=256)[self.space.ids]
+        (true, predicted), pixels = runs(*outlines)
+        both = np.where(true == predicted, true, UNLABELLED)
+        for row, labels in enumerate((both, true, predicted)):
+            self.totals[row] += np.bincount(labels, pixels, 256)[self.space.ids].astype(np.int64)
 
     def __add__(self, other: BoundaryIoU) -> BoundaryIoU:
         if not isinstance(other, BoundaryIoU):

@@ -9,6 +9,7 @@ import numpy as np
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_LABELS, LABEL_ID_TO_TRAIN_ID
 from mtaclip_core.metrics.confusion import Confusion, category_iou, mean
 from mtaclip_core.metrics.instance_iou import InstanceIoU
+from mtaclip_core.metrics.runs import runs
 
 _CATEGORIES = tuple(dict.fromkeys(r.category for r in CITYSCAPES_LABELS))
 
@@ -27,10 +28,18 @@ class CityscapesScore:
             truth: (H, W) uint8 label ids (not train ids), the ignored ones too.
             prediction: (H, W) uint8 label ids, 255 for none.
             instances: (H, W) integers of its instanceIds file; one None drops the instance scores of the whole.
+
+        Raises:
+            ValueError: the shapes differ.
         """
-        self.confusion.update(truth, prediction)
+        (true, predicted, *instance), pixels = runs(truth, prediction, *([] if instances is None else [instances]))
+        self.add(true, predicted, instance[0] if instance else None, pixels)
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray, instances: np.ndarray | None, pixels: np.ndarray) -> None:
+        """Count all runs of pixels of one image; values (n,) as in `update`, and (n,) how many pixels each run has."""
+        self.confusion.add(truth, prediction, pixels)
         if self.instances is not None and instances is not None:
-            self.instances.update(instances, prediction)
+            self.instances.add(instances, prediction, pixels)
         else:
             self.instances = None
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from mtaclip_core.labels import CATEGORIES, LabelSpace
-
-_BLOCK = 1 << 24
-"""Pixels counted at once: cv2.calcHist returns float32, which is exact up to this count."""
+from mtaclip_core.metrics.runs import runs
 
 
 class Confusion:
@@ -47,13 +44,22 @@ class Confusion:
                 "expected two uint8 label images of one shape, "
                 f"got {truth.dtype} {truth.shape} and {prediction.dtype} {prediction.shape}"
             )
-        ids = self.space.ids
-        for start in range(0, truth.size, _BLOCK):
-            stop = start + _BLOCK
-            pair = [np.ascontiguousarray(a).reshape(-1)[start:stop] for a in (truth, prediction)]
-            counts = cv2.calcHist(pair, [0, 1], None, [256, 256], [0, 256, 0, 256])[ids].astype(np.int64)
-            self.matrix[:, :-1] += counts[:, ids]
-            self.matrix[:, -1] += counts.sum(1) - counts[:, ids].sum(1)
+        (true, predicted), lengths = runs(truth, prediction)
+        self.add(true, predicted, lengths)
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> None:
+        """Count runs of pixels.
+
+        Args:
+            truth, prediction: (n,) uint8, their values as in `update`.
+            pixels: (n,) how many pixels each run has.
+        """
+        n = len(self.space)
+        index = np.minimum(self.space.index_of_id, n).astype(np.intp)  # row and column n: no class
+        pairs = np.take(index * (n + 1), truth) + np.take(index, prediction)
+        # Sums of whole numbers are exact in float64, bincount's type for weights.
+        counts = np.bincount(pairs, pixels, (n + 1) ** 2).reshape(n + 1, n + 1)
+        self.matrix += counts[:n].astype(np.int64)
 
     def __add__(self, other: Confusion) -> Confusion:
         if not isinstance(other, Confusion):

@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
+from mtaclip_core.data.image_files import check_pair, read_rgb
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID, LabelSpace, common_space, join
 from mtaclip_core.metrics.boundary_iou import BoundaryIoU
 from mtaclip_core.metrics.cityscapes_score import CityscapesScore
 from mtaclip_core.metrics.confusion import Confusion
 from mtaclip_core.metrics.prediction_folder import PredictionFolder
+from mtaclip_core.metrics.runs import runs
 from mtaclip_core.runtime.segmenter import Segmenter
 
 LabelFunction = Callable[[np.ndarray], np.ndarray]
@@ -74,6 +75,7 @@ class EvaluationResult:
             "classes": self.space.names,
             "images": len(self.images),
             "pixel_accuracy": self.confusion.pixel_accuracy(),
+            "confusion_matrix": self.confusion.matrix.tolist(),  # rows true, columns predicted, the last one no class
             "seconds": round(self.seconds, 3),
         }
         if self.boundary is not None:
@@ -88,13 +90,11 @@ class ComparedFrame:
     Attributes:
         sample: as it was read.
         truth, prediction: (H, W) uint8 ids of the common space, 255 unlabelled.
-        predicted: (H, W) uint8 ids of the model's space.
     """
 
     sample: Sample
     truth: np.ndarray
     prediction: np.ndarray
-    predicted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,17 @@ class Comparison:
         self.space, self._of_model, self._of_truth = common_space(self.model_space, dataset.space)
         if self.model_space == CITYSCAPES_IDS:  # classes that are not evaluated are no classes
             self.space, self._of_model, self._of_truth = dataset.space, LABEL_ID_TO_TRAIN_ID, _SAME
-        self._to_label_ids = None
+        self._official: Cityscapes | None = None  # the data set where the official script's counts are kept
+        self._of_file, self._to_label_ids = self._of_truth, _SAME  # into the common space, from what `_read` gives
         if isinstance(dataset, Cityscapes) and set(CITYSCAPES.names) <= set(self.model_space.names):
+            self._official = dataset
+            self._of_file = self._of_truth[LABEL_ID_TO_TRAIN_ID]
             self._to_label_ids = join(self.model_space, CITYSCAPES_IDS)
 
     def __getitem__(self, index: int) -> ComparedFrame:
         sample = self.dataset[index]
-        predicted = self._predict(index, sample)
-        return ComparedFrame(sample, self._of_truth[sample.label], self._of_model[predicted], predicted)
+        predicted = self._predict(index, sample.image)
+        return ComparedFrame(sample, self._of_truth[sample.label], self._of_model[predicted])
 
     def count(self, index: int, write: Callable[[int, np.ndarray], None] | None = None) -> FrameCounts:
         """Compare one frame; the image of a frame whose prediction stands in a file is not read.
@@ -165,47 +168,52 @@ class Comparison:
         Raises:
             UserError: a file of the data set or of the predictions is missing or wrong.
         """
-        name = self.dataset.names[index]
-        sample = None if isinstance(self._labels, PredictionFolder) else self.dataset[index]
-        predicted = self._predict(index, sample)
+        image, truth = self._read(index)
+        predicted = self._predict(index, image)
+        source = self._labels.paths[index] if isinstance(self._labels, PredictionFolder) else "the prediction"
+        self._check_size(source, predicted, index, truth)
         if write is not None:
             write(index, predicted)
-        official = None
-        if self._to_label_ids is not None and isinstance(self.dataset, Cityscapes):
+        instances = None if self._official is None else self._official.instances(index)
+        if self._official is not None and instances is not None:
+            self._check_size(self._official.instances_path(index), instances, index, truth)
+        (true, guessed, *instance), pixels = runs(truth, predicted, *([] if instances is None else [instances]))
+        confusion, official, boundary = Confusion(self.space), None, None
+        confusion.add(self._of_file[true], self._of_model[guessed], pixels)
+        if self._official is not None:
             official = CityscapesScore()
-            truth = self.dataset.label_ids(index)
-            self._check_size(index, predicted, truth)
-            official.update(truth, self._to_label_ids[predicted], self.dataset.instances(index))
-            if self.space == CITYSCAPES:
-                confusion = official.confusion.regroup(LABEL_ID_TO_TRAIN_ID, CITYSCAPES)
-                boundary = self._boundary_counts(cv2.LUT(truth, LABEL_ID_TO_TRAIN_ID), predicted)
-                return FrameCounts(index, name, confusion, official, boundary)
-        truth = self.dataset.label(index) if sample is None else sample.label
-        self._check_size(index, predicted, truth)
-        confusion = Confusion(self.space)
-        confusion.update(self._of_truth[truth], self._of_model[predicted])
-        return FrameCounts(index, name, confusion, official, self._boundary_counts(self._of_truth[truth], predicted))
+            official.add(true, self._to_label_ids[guessed], instance[0] if instance else None, pixels)
+        if self._boundary:
+            boundary = BoundaryIoU(self.space)
+            boundary.update(self._of_file[truth], self._of_model[predicted])
+        return FrameCounts(index, self.dataset.names[index], confusion, official, boundary)
 
-    def _boundary_counts(self, truth: np.ndarray, predicted: np.ndarray) -> BoundaryIoU | None:
-        if not self._boundary:
-            return None
-        counts = BoundaryIoU(self.space)
-        counts.update(truth, self._of_model[predicted])
-        return counts
+    def _read(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """The image, None where the prediction is in a file, and the truth in the ids of `_of_file`; each read once."""
+        image_path, label_path = self.dataset.files(index)
+        from_files = isinstance(self._labels, PredictionFolder)
+        if self._official is not None:
+            image, truth = None if from_files else read_rgb(image_path), self._official.label_ids(index)
+            if image is not None:
+                check_pair(image_path, image.shape[:2], label_path, truth.shape)
+            return image, truth
+        if from_files:
+            return None, self.dataset.label(index)
+        sample = self.dataset[index]
+        return sample.image, sample.label
 
-    def _predict(self, index: int, sample: Sample | None) -> np.ndarray:
+    def _predict(self, index: int, image: np.ndarray | None) -> np.ndarray:
         if isinstance(self._labels, PredictionFolder):
             return self._labels[index]
-        assert sample is not None
+        assert image is not None
         if isinstance(self._labels, Segmenter):
-            return self._labels.segment([sample.image])[0].label
-        return self._labels(sample.image)
+            return self._labels.segment([image])[0].label
+        return self._labels(image)
 
-    def _check_size(self, index: int, predicted: np.ndarray, truth: np.ndarray) -> None:
-        if predicted.shape != truth.shape:
-            where = self._labels.paths[index] if isinstance(self._labels, PredictionFolder) else "the prediction"
-            sizes = [f"{a.shape[0]}x{a.shape[1]}" for a in (predicted, truth)]
-            raise UserError(f"{where} is {sizes[0]} but the label of {self.dataset.names[index]} is {sizes[1]}")
+    def _check_size(self, what: object, values: np.ndarray, index: int, truth: np.ndarray) -> None:
+        if values.shape != truth.shape:
+            sizes = [f"{a.shape[0]}x{a.shape[1]}" for a in (values, truth)]
+            raise UserError(f"{what} is {sizes[0]} but the label of {self.dataset.names[index]} is {sizes[1]}")
 
 
 def evaluate_segmenter(
@@ -214,7 +222,6 @@ def evaluate_segmenter(
     progress: bool = True,
     *,
     space: LabelSpace | None = None,
-    limit: int | None = None,
 ) -> EvaluationResult:
     """Compare the frames of a data set one by one.
 
@@ -222,14 +229,12 @@ def evaluate_segmenter(
         labels: a loaded model, any function from an RGB frame to its labels, or files of predictions.
         progress: show a bar on stderr.
         space: the classes of a plain function's labels, the data set's own when None.
-        limit: only the first frames.
 
     Raises:
         UserError: a file of the data set is missing or wrong, or the classes cannot be joined.
     """
     comparison = Comparison(labels, dataset, space)
-    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    return fold(comparison.space, map(comparison.count, indices), len(indices), progress)
+    return fold(comparison.space, map(comparison.count, range(len(dataset))), len(dataset), progress)
 
 
 def fold(space: LabelSpace, frames: Iterable[FrameCounts], count: int, progress: bool) -> EvaluationResult:

@@ -15,6 +15,7 @@ from mtaclip_core.labels import CATEGORIES, UNLABELLED, LabelSpace
 from mtaclip_core.metrics.boundary_iou import RATIO
 from mtaclip_core.metrics.confusion import mean
 from mtaclip_core.metrics.evaluation import ComparedFrame, Comparison, EvaluationResult, ImageScore, Labels
+from mtaclip_core.metrics.instance_iou import AVERAGE_SIZE
 from mtaclip_core.metrics.report import (
     Headline,
     Picture,
@@ -52,9 +53,8 @@ def write_evaluation_report(
     """
     official = result.cityscapes
     model = summary["model"]["name"]
-    scores = result.confusion.iou().values()
     headline = [
-        Headline("mIoU", percent(result.miou), f"{sum(s is not None for s in scores)} of {len(scores)} classes"),
+        Headline("mIoU", percent(result.miou), f"{_present(result.confusion.iou())} of {len(result.space)} classes"),
         Headline("pixel accuracy", percent(result.confusion.pixel_accuracy()), "of labelled pixels"),
         Headline("images", str(len(result.images)), f"{result.seconds:.1f} s in all"),
     ]
@@ -62,12 +62,19 @@ def write_evaluation_report(
         average = mean(result.boundary.iou())
         headline.insert(1, Headline("boundary mIoU", percent(average), f"{100 * RATIO:g}% of the diagonal wide"))
     if official:
-        headline.insert(1, Headline("category IoU", percent(official["averageScoreCategories"]), "7 categories"))
+        note = f"{_present(official['categoryScores'])} of {len(CATEGORIES)} categories"
+        headline.insert(1, Headline("category IoU", percent(official["averageScoreCategories"]), note))
         if "averageScoreInstClasses" in official:
-            headline.insert(2, Headline("iIoU", percent(official["averageScoreInstClasses"]), "8 classes"))
+            note = f"{_present(official['classInstScores'])} of {len(AVERAGE_SIZE)} classes"
+            headline.insert(2, Headline("iIoU", percent(official["averageScoreInstClasses"]), note))
+    more: dict[str, Mapping[str, float | None]] = {}
+    if official and "classInstScores" in official:
+        more["iIoU"] = official["classInstScores"]
+    if result.boundary is not None:
+        more["boundary IoU"] = result.boundary.iou()
     classes = Section(
         "Classes",
-        table=class_table(result.confusion, {"boundary IoU": result.boundary.iou()} if result.boundary else None),
+        table=class_table(result.confusion, more),
         pictures=(class_bars(result.confusion.iou(), result.space), confusion_heatmap(result.confusion)),
     )
     sections = [classes, *_category_section(official), *_image_sections(result, Comparison(labels, dataset))]
@@ -120,6 +127,10 @@ def _picture(score: ImageScore, comparison: Comparison) -> Picture:
     names = tuple(c.name for c in comparison.space.classes if c.id in present)
     uri = image_uri(frame_panel(frame, comparison.space))
     return Picture(uri, f"{score.name}: mIoU {percent(score.miou)}", names)
+
+
+def _present(scores: Mapping[str, float | None]) -> int:
+    return sum(score is not None for score in scores.values())
 
 
 def _category_section(official: Mapping[str, Any] | None) -> list[Section]:

@@ -7,7 +7,6 @@ script `evalPixelLevelSemanticLabeling` of `cityscapesscripts`.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from mtaclip_core.labels import CITYSCAPES_IDS, CITYSCAPES_LABELS, UNLABELLED
@@ -25,22 +24,29 @@ AVERAGE_SIZE = {
 }
 """Pixels of an average instance in the training set, by class with instances."""
 
+_AVERAGE_SIZES = np.array(list(AVERAGE_SIZE.values()))
 _ROWS = {r.name: r for r in CITYSCAPES_LABELS}
-_CLASS_OF_LABEL_ID = np.full(256, -1)
-for _index, _name in enumerate(AVERAGE_SIZE):
-    _CLASS_OF_LABEL_ID[_ROWS[_name].id] = _index
 _CATEGORIES = ("human", "vehicle")
-_CATEGORY_OF_LABEL_ID = np.full(256, 255, np.uint8)
-for _row in CITYSCAPES_LABELS:
-    if _row.category in _CATEGORIES:
-        _CATEGORY_OF_LABEL_ID[_row.id] = _CATEGORIES.index(_row.category)
 _EVALUATED = np.array([r.train_id != UNLABELLED for r in CITYSCAPES_LABELS])
-_FIRST_INSTANCE = 1000
-"""Values of an instanceIds file up to this one are label ids of regions without instances or of groups."""
+_FIRST_ID = min(_ROWS[name].id for name in AVERAGE_SIZE)
+_FIRST_INSTANCE = 1000 * _FIRST_ID
+"""Smaller values of an instanceIds file are label ids of regions without instances or of groups."""
+
+_GROUPS = (1 << 16) // 1000 - _FIRST_ID + 1  # label ids, real or not, that a 16-bit value may have
+_CLASS_OF_GROUP = np.full(_GROUPS, -1)
+_AKIN, _RIGHT = 1, 2
+_HIT = np.zeros((_GROUPS, 256), np.int32)
+"""What a predicted label id is in an instance of a true one: wrong, of the same category, or right."""
+
+for _row in CITYSCAPES_LABELS[_FIRST_ID:]:
+    if _row.name in AVERAGE_SIZE:
+        _CLASS_OF_GROUP[_row.id - _FIRST_ID] = list(AVERAGE_SIZE).index(_row.name)
+    _HIT[_row.id - _FIRST_ID, [r.id for r in CITYSCAPES_LABELS if r.category == _row.category]] = _AKIN
+    _HIT[_row.id - _FIRST_ID, _row.id] = _RIGHT
 
 
 class InstanceIoU:
-    """Weighted counts of the 8 classes with instances; grows by `update`, merges by `+`.
+    """Weighted counts of the 8 classes with instances; grows by `add`, merges by `+`.
 
     Attributes:
         totals: (8, 4) float64 in the order of `AVERAGE_SIZE`: weighted tp and fn of the class, then weighted tp and fn
@@ -50,35 +56,28 @@ class InstanceIoU:
     def __init__(self, totals: np.ndarray | None = None) -> None:
         self.totals = np.zeros((len(AVERAGE_SIZE), 4)) if totals is None else np.array(totals, np.float64)
 
-    def update(self, instances: np.ndarray, prediction: np.ndarray) -> None:
-        """Count one image.
+    def add(self, instances: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> None:
+        """Count runs of pixels that hold every pixel of the instances that are in them.
 
         Args:
-            instances: (H, W) uint16 of an instanceIds file: label id x 1000 + running number.
-            prediction: (H, W) uint8 label ids (not train ids).
-
-        Raises:
-            ValueError: the shapes differ.
+            instances: (n,) uint16 of an instanceIds file: label id x 1000 + running number.
+            prediction: (n,) uint8 label ids (not train ids).
+            pixels: (n,) how many pixels each run has.
         """
-        if instances.shape != prediction.shape:
-            raise ValueError(f"instances {instances.shape} and prediction {prediction.shape} differ in shape")
-        inside = np.flatnonzero(instances > _FIRST_INSTANCE)  # and not a mask, which takes twice as long to apply
-        values, predicted = np.take(instances, inside), np.take(prediction, inside)
-        if not values.size:
+        inside = np.flatnonzero(instances >= _FIRST_INSTANCE)
+        if not inside.size:
             return
-        label_ids = (values // 1000).astype(np.uint8)
-        sizes = np.bincount(values)
-        right = np.bincount(values[predicted == label_ids], minlength=len(sizes))
-        categories = [cv2.LUT(ids, _CATEGORY_OF_LABEL_ID) for ids in (predicted, label_ids)]
-        akin = np.bincount(values[(categories[0] == categories[1])[:, 0]], minlength=len(sizes))
-        average = np.array(list(AVERAGE_SIZE.values()))
+        numbers = instances.take(inside).astype(np.int32) - _FIRST_INSTANCE
+        hits = _HIT.take((numbers // 1000 << 8) + prediction.take(inside))
+        counts = np.bincount(numbers * 3 + hits, pixels.take(inside), 3 * (int(numbers.max()) + 1)).reshape(-1, 3)
+        sizes = counts.sum(1)
         present = np.flatnonzero(sizes)
-        classes = _CLASS_OF_LABEL_ID[np.minimum(present // 1000, UNLABELLED)]
+        classes = _CLASS_OF_GROUP[present // 1000]
         present, classes = present[classes >= 0], classes[classes >= 0]
-        counts = np.stack(
-            [right[present], sizes[present] - right[present], akin[present], sizes[present] - akin[present]], 1
-        )
-        np.add.at(self.totals, classes, counts * (average[classes] / sizes[present])[:, None])
+        size, right = sizes[present], counts[present, _RIGHT]
+        akin = right + counts[present, _AKIN]
+        weighted = np.stack([right, size - right, akin, size - akin], 1) * (_AVERAGE_SIZES[classes] / size)[:, None]
+        np.add.at(self.totals, classes, weighted)
 
     def __add__(self, other: InstanceIoU) -> InstanceIoU:
         if not isinstance(other, InstanceIoU):

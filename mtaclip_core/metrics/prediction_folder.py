@@ -12,7 +12,7 @@ import numpy as np
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.dataset import SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, read_ids, some
+from mtaclip_core.data.image_files import NO_ID, encode_ids, read_ids, some
 from mtaclip_core.files import prepare_file, write_bytes
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, UNLABELLED, LabelSpace, join
 
@@ -24,8 +24,8 @@ class PredictionFolder:
     """One PNG per frame of a data set, found by the frame's name.
 
     A frame's file is called `NAME.png` or `NAME_ANYTHING.png` and lies anywhere below the folder, as the official
-    Cityscapes script has it. It holds one 8-bit channel of ids: Cityscapes' label ids, else the data set's own; 255 is
-    none.
+    Cityscapes script has it. It holds one 8-bit channel of ids, or indices with a palette for show: Cityscapes' label
+    ids, else the data set's own; 255 is none.
 
     Attributes:
         space: of the ids that are read; all 34 of Cityscapes, the ones that are not evaluated included.
@@ -74,8 +74,7 @@ def prediction_writer(
     prepare_file(folder / "NAME.png")
 
     def write(index: int, predicted: np.ndarray) -> None:
-        png = cv2.imencode(".png", cv2.LUT(predicted, table))[1]
-        write_bytes(folder / f"{dataset.names[index]}.png", png.tobytes())
+        write_bytes(folder / f"{dataset.names[index]}.png", encode_ids(cv2.LUT(predicted, table)))
 
     return write
 

@@ -97,6 +97,7 @@ class Trainer:
             self.validation = open_dataset(config.validation.data, config.validation.split)
         if self.fabric.is_global_zero:
             require_sound([*self.stream.datasets, *([self.validation] if self.validation else [])])
+        self.stream.fill_cache()  # after the check, which names all wrong files and not only the first
         model = model.to(self.fabric.device)
         freeze_unused(model, config)
         optimiser = build_optimiser(model, criterion, config.optimiser)

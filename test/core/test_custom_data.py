@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers_miniatures import CAMVID_NAMES, noise, write_camvid, write_png
+from helpers_miniatures import CAMVID_NAMES, noise, write_camvid, write_cityscapes, write_png
 
 from mtaclip_core.ade20k_labels import ADE20K
 from mtaclip_core.cli import UserError, run
 from mtaclip_core.data import check
 from mtaclip_core.data.check import check_dataset, require_sound
 from mtaclip_core.data.dataset import label_space, open_dataset
-from mtaclip_core.data.image_files import header_size
-from mtaclip_core.labels import CITYSCAPES, UNLABELLED, common_space
+from mtaclip_core.data.image_files import MissingLabelsError, header_size
+from mtaclip_core.labels import CITYSCAPES, UNLABELLED, common_space, numbered_space
 
 YARD = {
     "images": "images/{split}/{name}.png",
@@ -29,6 +29,7 @@ YARD = {
     ],
     "ignored": [0, 255],
 }
+FEW = numbered_space("few", ["crane", "car", "person", "road"])
 VALUES = np.array([[0, 7, 24], [25, 2, 255]], np.uint8)
 
 
@@ -176,6 +177,49 @@ def test_every_frame_with_a_wrong_file_is_named_at_once(tmp_path, capsys, monkey
     assert len(out.splitlines()) == 3 and "3 of 4 frames cannot be used" in err
 
 
+def test_the_check_names_every_missing_label(tmp_path, capsys):
+    root = write_camvid(tmp_path, "train", np.zeros((3, 4), np.uint8))
+    for name in CAMVID_NAMES:
+        (root / "trainannot" / f"{name}.png").unlink()
+    with pytest.raises(MissingLabelsError, match="and 1 more"):
+        check.main(["--data", f"camvid:{root}", "--split", "train"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.partition(":")[0]).stem for line in lines] == sorted(CAMVID_NAMES)
+    assert all("missing, the label of an image" in line for line in lines)
+
+
+def test_sets_with_different_classes_are_joined_by_name_in_one_training(yard, tmp_path):
+    """Decoded frames may be kept; files are looked at before they are decoded."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from mtaclip_core.config import AugmentConfig, SourceConfig
+    from mtaclip_core.data.transforms import Augmentation, SampleStream
+
+    camvid = write_camvid(tmp_path / "camvid", "train", np.arange(12, dtype=np.uint8).reshape(2, 6))
+    city = write_cityscapes(tmp_path / "city", "train", (32, 32))
+    plain = Augmentation(AugmentConfig(crop=(32, 32), scale=(1.0, 1.0), flip=0.0, colour=False), (0, 0, 0), (1, 1, 1))
+    specs = {f"camvid:{camvid}": 1.0, f"cityscapes:{city}": 2.0, str(yard): 1.0}
+    sources = [SourceConfig(data=data, split="train", weight=weight) for data, weight in specs.items()]
+    seen = set()
+    for cache in (False, True):
+        samples = SampleStream(sources, FEW, plain, seed=0, cache=cache)
+        samples.fill_cache()
+        for n in range(12):
+            source, frame = samples.locate(n)
+            data = samples.datasets[source]
+            label, joined = data[frame].label, samples[n][1].numpy()[: data[frame].label.shape[0]]
+            for target in FEW.classes:
+                names = {target.name, "pedestrian"} if target.name == "person" else {target.name}  # as CamVid says it
+                theirs = [c.id for c in data.space.classes if c.name.lower() in names]
+                assert ((joined[:, : label.shape[1]] == target.id) == np.isin(label, theirs)).all()
+                seen |= {(source, target.name)} if np.isin(label, theirs).any() else set()
+    assert {(0, "road"), (0, "person"), (1, "person"), (2, "road"), (2, "person"), (2, "crane")} <= seen
+    for name in CAMVID_NAMES[:2]:
+        (camvid / "train" / f"{name}.png").write_bytes(b"")
+    samples = SampleStream(sources, FEW, plain, seed=0, cache=True)
+    with pytest.raises(UserError, match=f"{CAMVID_NAMES[0]}.*{CAMVID_NAMES[1]}"):
+        require_sound(samples.datasets, progress=False)
+
+
 def test_the_check_of_a_sound_split_says_so(yard, capsys):
     assert check.main(["--data", str(yard), "--split", "train", "--decode"]) == 0
     assert "3 frames, 3 classes, nothing wrong" in capsys.readouterr().out
@@ -187,6 +231,14 @@ def test_a_cut_off_image_is_found_when_images_are_decoded(yard, tmp_path):
     data = open_dataset(str(yard), "train")
     assert check_dataset(data, progress=False) == []
     assert "b_000.png" in check_dataset(data, decode=True, progress=False)[0]
+
+
+@pytest.mark.parametrize("length", [0, 10, 40])
+def test_a_cut_off_label_is_named(yard, tmp_path, length):
+    path = tmp_path / "labels/train/b_000_label.png"
+    path.write_bytes(path.read_bytes()[:length])
+    problems = check_dataset(open_dataset(str(yard), "train"), progress=False)
+    assert len(problems) == 1 and "b_000_label.png: not a readable image" in problems[0]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])

@@ -85,7 +85,7 @@ def test_leaving_out_the_only_drive_is_an_error(camvid):
 def test_missing_camvid_labels_are_named(camvid):
     for name in CAMVID_NAMES:
         (camvid / "trainannot" / f"{name}.png").unlink()
-    with pytest.raises(UserError, match=rf"no label for {CAMVID_NAMES[0]}.png, .* and 1 more of .*train"):
+    with pytest.raises(UserError, match=rf"missing {CAMVID_NAMES[0]}.png, .* and 1 more, .*images in .*train"):
         CamVid(camvid, "train")
 
 
@@ -167,7 +167,7 @@ def test_missing_cityscapes_folders_say_what_is_expected(cityscapes, folder, spl
 
 def test_missing_cityscapes_labels_are_named(cityscapes):
     (cityscapes / CITY_LABEL).unlink()
-    with pytest.raises(UserError, match=rf"missing {Path(CITY_LABEL).name}"):
+    with pytest.raises(UserError, match=rf"val: missing lindau/{Path(CITY_LABEL).name}"):
         Cityscapes(cityscapes, "val")
 
 

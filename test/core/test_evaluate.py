@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import make_colour_bundle, paint
+from helpers_evaluate import evaluated, failure
 from helpers_miniatures import write_camvid, write_cityscapes, write_png
 
 from mtaclip_core import evaluate
-from mtaclip_core.cli import run
 from mtaclip_core.data.camvid import CamVid
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.labels import CAMVID, CITYSCAPES, CITYSCAPES_LABELS, UNLABELLED
@@ -48,24 +47,6 @@ def painted_cityscapes(root: Path) -> Path:
     for path, name in zip(sorted(root.glob("leftImg8bit/val/*/*.png")), data.names, strict=True):
         write_png(path, CITYSCAPES.palette[data[data.names.index(name)].label])
     return root
-
-
-def evaluated(tmp_path: Path, *arguments: object) -> dict:
-    out = tmp_path / "out" / "result.json"
-    assert evaluate.main([*map(str, arguments), "--json", str(out)]) == 0
-    assert [p.name for p in out.parent.iterdir()] == ["result.json"]
-    return json.loads(out.read_text())
-
-
-def failure(monkeypatch, capsys, *arguments: object) -> str:
-    """The one line on stderr of a command that must exit with code 2."""
-    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        run(evaluate.main)
-    assert stopped.value.code == 2
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "frame" not in line and line]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_painted_images_are_segmented_without_error(bundle, painted, tmp_path, capsys):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import math
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from bundles import make_colour_bundle, paint
+from helpers_evaluate import evaluated, failure, official_scores, same_scores
 from helpers_miniatures import write_cityscapes, write_png
 
-from mtaclip_core import evaluate
-from mtaclip_core.cli import run
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.labels import CAMVID, CITYSCAPES, CITYSCAPES_LABELS, LABEL_ID_TO_TRAIN_ID
 
@@ -40,49 +35,27 @@ def predictions(city: Path, tmp_path: Path) -> Path:
     return tmp_path / "predictions"
 
 
-def scored(tmp_path: Path, *arguments: object) -> dict:
-    out = tmp_path / "result.json"
-    assert evaluate.main([*map(str, arguments), "--json", str(out)]) == 0
-    return json.loads(out.read_text())
-
-
-def failure(monkeypatch, capsys, *arguments: object) -> str:
-    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        run(evaluate.main)
-    assert stopped.value.code == 2
-    return capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
-
-
-def test_files_are_scored_as_by_the_official_script(city, predictions, tmp_path, monkeypatch):
-    script = pytest.importorskip(
-        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
-        reason="cityscapesscripts, or pyquaternion for it, is not installed",
-    )
-    if not hasattr(np, "in1d"):
-        monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # the script's name for it, gone in NumPy 2.4
-    arguments = copy.copy(script.args)
-    arguments.quiet, arguments.JSONOutput = True, False
-    truths = sorted(map(str, city.glob("gtFine/val/*/*_labelIds.png")))
-    files = [str(next(predictions.rglob(f"{Path(t).name.removesuffix('_gtFine_labelIds.png')}*"))) for t in truths]
-    expected = script.evaluateImgLists(files, truths, arguments)
+def test_files_are_scored_as_by_the_official_script(city, predictions, tmp_path):
+    truths = sorted(city.glob("gtFine/val/*/*_labelIds.png"))
+    files = [next(predictions.rglob(f"{t.name.removesuffix('_gtFine_labelIds.png')}*")) for t in truths]
+    expected = official_scores(files, truths)
     data = ("--data", f"cityscapes:{city}", "--split", "val")
-    result = scored(tmp_path, "--predictions", predictions, *data, "--processes", 1)
-    assert result["cityscapes"]["confMatrix"] == expected["confMatrix"]
-    for key in ("classScores", "classInstScores", "categoryScores", "categoryInstScores"):
-        for name, theirs in expected[key].items():
-            ours = result["cityscapes"][key][name]
-            assert math.isnan(theirs) if ours is None else ours == pytest.approx(theirs, abs=1e-9), (key, name)
+    result = evaluated(tmp_path, "--predictions", predictions, *data, "--processes", 1)
+    same_scores(result["cityscapes"], expected)
     assert result["miou"] == pytest.approx(expected["averageScoreClasses"], abs=1e-9)
     assert 0.2 < result["miou"] < 0.8
 
 
-def test_several_processes_give_the_same_numbers_to_the_last_bit(city, predictions, tmp_path):
+def test_threads_and_processes_give_the_same_numbers_to_the_last_bit(city, predictions, tmp_path):
     data = ("--data", f"cityscapes:{city}", "--split", "val", "--predictions", predictions)
-    one, two = (scored(tmp_path, *data, "--processes", n) for n in (1, 2))
-    for result in (one, two):
+    results = [evaluated(tmp_path, *data, *more) for more in ((), ("--processes", 1), ("--processes", 2))]
+    for result in results:
         del result["seconds"], result["command"]
-    assert one == two
+    assert results[0] == results[1] == results[2]
+    assert np.shape(results[0]["confusion_matrix"]) == (19, 20)
+    assert np.trace(results[0]["confusion_matrix"]) / np.sum(results[0]["confusion_matrix"]) == pytest.approx(
+        results[0]["pixel_accuracy"]
+    )
 
 
 def test_two_processes_of_a_model_write_what_one_reads_back(tmp_path, capsys):
@@ -93,10 +66,10 @@ def test_two_processes_of_a_model_write_what_one_reads_back(tmp_path, capsys):
         write_png(tmp_path / "camvid" / "valannot" / f"0001TP_{i}.png", label)
     data = ("--data", f"camvid:{tmp_path / 'camvid'}", "--split", "val")
     model, written = make_colour_bundle(tmp_path / "colour", CAMVID, SIZE), tmp_path / "written"
-    result = scored(tmp_path, "--model", model, *data, "--processes", 2, "--write-predictions", written)
+    result = evaluated(tmp_path, "--model", model, *data, "--processes", 2, "--write-predictions", written)
     assert result["miou"] == 1.0 and result["model"]["name"] == "colour"
     assert sorted(p.name for p in written.iterdir()) == [f"0001TP_{i}.png" for i in range(3)]
-    again = scored(tmp_path, "--predictions", written, *data, "--report", tmp_path / "report")
+    again = evaluated(tmp_path, "--predictions", written, *data, "--report", tmp_path / "report")
     assert again["per_class"] == result["per_class"] and again["backend"] is None
     assert "None" not in (tmp_path / "report" / "index.html").read_text()
 
@@ -109,13 +82,34 @@ def test_cityscapes_is_written_in_label_ids_and_read_in_train_ids_too(city, tmp_
         write_png(tmp_path / "train_ids" / f"{name}_trainIds.png", label)
     data = ("--data", f"cityscapes:{city}", "--split", "val")
     model = make_colour_bundle(tmp_path / "street", CITYSCAPES, SIZE)
-    scored(tmp_path, "--model", model, *data, "--write-predictions", tmp_path / "written")
+    evaluated(tmp_path, "--model", model, *data, "--write-predictions", tmp_path / "written")
     written = cv2.imread(str(next((tmp_path / "written").glob("*.png"))), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint8 and written.ndim == 2
     assert (LABEL_ID_TO_TRAIN_ID[written[written != 255]] < 19).all() and written.max() > 19
     for folder, ids in (("written", "label"), ("train_ids", "train")):
-        result = scored(tmp_path, "--predictions", tmp_path / folder, "--prediction-ids", ids, *data)
+        result = evaluated(tmp_path, "--predictions", tmp_path / folder, "--prediction-ids", ids, *data)
         assert result["miou"] == 1.0
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+def test_files_with_a_palette_count_as_their_indices(city, tmp_path, bits):
+    """As mmsegmentation writes them; the palette gives several ids one colour."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    data, palette = Cityscapes(city, "val"), np.zeros((2**bits, 3), np.uint8)
+    palette[1::2] = (0, 200, 100)
+    for i, name in enumerate(data.names):
+        ids = np.minimum(data.label_ids(i), 2**bits - 1)
+        indexed = image.fromarray(ids, "P")
+        indexed.putpalette(palette.tobytes())
+        for folder, file in (("indexed", indexed), ("plain", image.fromarray(ids))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            file.save(tmp_path / folder / f"{name}.png", transparency=0)
+    if bits < 8:
+        assert (tmp_path / "indexed" / f"{name}.png").read_bytes()[24] == bits
+    arguments = ("--data", f"cityscapes:{city}", "--split", "val", "--processes", 1)
+    plain, indexed = (evaluated(tmp_path, "--predictions", tmp_path / f, *arguments) for f in ("plain", "indexed"))
+    assert indexed["confusion_matrix"] == plain["confusion_matrix"]
+    assert indexed["miou"] == (1.0 if bits == 8 else pytest.approx(plain["miou"]))
 
 
 def test_what_is_wrong_with_the_files_is_one_line(city, predictions, tmp_path, monkeypatch, capsys):
@@ -133,7 +127,22 @@ def test_what_is_wrong_with_the_files_is_one_line(city, predictions, tmp_path, m
     write_png(files[0], np.zeros((45, 60), np.uint8))
     assert f"{files[0]} is 45x60 but the label of" in error()
     assert files[0].name in error("--processes", 2)
+    instances = sorted(city.rglob("*_instanceIds.png"))[0]
+    write_png(instances, np.zeros((45, 60), np.uint16))
+    write_png(files[0], np.zeros(SIZE, np.uint8))
+    assert f"{instances} is 45x60 but the label of" in error()
     files[0].unlink()
     assert "no prediction" in error() and "_leftImg8bit" not in error()
     assert "no such folder" in failure(monkeypatch, capsys, "--predictions", tmp_path / "none", *data)
     assert "not allowed with" in failure(monkeypatch, capsys, "--predictions", predictions, "--model", "x", *data)
+
+
+def test_a_frame_without_instances_leaves_iiou_out_and_is_named(city, predictions, tmp_path, capsys):
+    lost = sorted(city.rglob("*_instanceIds.png"))[1]
+    lost.unlink()
+    data = ("--data", f"cityscapes:{city}", "--split", "val")
+    result = evaluated(tmp_path, "--predictions", predictions, *data)
+    assert "averageScoreInstClasses" not in result["cityscapes"] and result["cityscapes"]["averageScoreClasses"] > 0
+    printed = capsys.readouterr()
+    assert f"no iIoU: no instanceIds file for {lost.name.removesuffix('_gtFine_instanceIds.png')}\n" in printed.err
+    assert "iIoU" not in printed.out

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_miniatures import write_png
+from helpers_miniatures import write_cityscapes, write_png
 
 from mtaclip_core import evaluate
+from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.labels import CAMVID
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell", "headless_shell")
@@ -63,6 +64,23 @@ def test_the_page_shows_boundary_scores(page):
     assert "boundary mIoU" in text and "<th>boundary IoU</th>" in text
 
 
+def test_the_page_of_cityscapes_shows_instance_scores_by_class(tmp_path):
+    root = write_cityscapes(tmp_path / "city", "val", (60, 90))
+    data = Cityscapes(root, "val")
+    for i, name in enumerate(data.names):  # every class is there; predicted are all but trains
+        write_png(tmp_path / "mine" / f"{name}.png", np.where(data.label_ids(i) == 31, 26, data.label_ids(i)))
+    arguments = ["--predictions", tmp_path / "mine", "--data", f"cityscapes:{root}", "--split", "val"]
+    evaluate.main([*map(str, arguments), "--report", str(tmp_path / "report")])
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "8 of 8 classes" in text and "19 of 19 classes" in text and "7 of 7 categories" in text
+    head = re.findall(r"<th>([^<]*)</th>", text)
+    rows = {
+        name: re.findall(r"<td>([^<]*)</td>", row) for name, row in re.findall(r'<tr data-name="(\w+)">(.*)</tr>', text)
+    }
+    assert rows["train"][head.index("iIoU")] == "0.0" and rows["person"][head.index("iIoU")] == "100.0"
+    assert rows["road"][head.index("iIoU")] == "–"
+
+
 def test_the_page_loads_without_errors_and_shows_all_images(browser, page, tmp_path):
     document, console = loaded(browser, page, tmp_path)
     assert console == []
@@ -70,8 +88,21 @@ def test_the_page_loads_without_errors_and_shows_all_images(browser, page, tmp_p
     assert "<option>Car</option>" in document and "<option>Fence</option>" not in document
 
 
-def test_the_filter_leaves_the_images_with_the_class(browser, page, tmp_path):
-    document, console = loaded(browser, page, tmp_path, "#class=Car")
+CHOOSE = """<script>
+const list = document.querySelector("select");
+list.value = "Car";
+list.dispatchEvent(new Event("change"));
+</script>"""
+
+
+@pytest.mark.parametrize("way", ["by hand", "in the address"])
+def test_the_filter_leaves_the_images_with_the_class(browser, page, tmp_path, way):
+    if way == "by hand":
+        chosen = tmp_path / "chosen.html"
+        chosen.write_text(page.read_text().replace("</html>", f"{CHOOSE}</html>"))
+        document, console = loaded(browser, chosen, tmp_path)
+    else:
+        document, console = loaded(browser, page, tmp_path, "#class=Car")
     assert console == []
     assert figures(document) == {"a_0": False, "a_1": False, "a_2": True, "a_3": True}
     assert "2 of 4 images shown" in document

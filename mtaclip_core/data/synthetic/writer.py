@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from mtaclip_core.cli import UserError
+from mtaclip_core.data.image_files import encode_ids
 from mtaclip_core.data.synthetic.drive import StreetDrive, check
+from mtaclip_core.files import write_bytes
 
 CITY = "street"
 FPS = 15.0
@@ -67,19 +67,13 @@ def write(
         if drive is None or index == 0:
             drive = StreetDrive(size, drive_seed(seed, k), FPS)
         frame = drive.render(index)
-        _save(folders[1] / f"{name}_gtFine_labelIds.png", frame.label_ids)
-        _save(folders[1] / f"{name}_gtFine_instanceIds.png", frame.instance_ids)
-        _save(folders[0] / f"{name}_leftImg8bit.png", cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+        image = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+        png = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+        write_bytes(folders[1] / f"{name}_gtFine_labelIds.png", encode_ids(frame.label_ids))
+        write_bytes(folders[1] / f"{name}_gtFine_instanceIds.png", encode_ids(frame.instance_ids))
+        write_bytes(folders[0] / f"{name}_leftImg8bit.png", png)
     return names
 
 
 def _share(frames: int, drives: int, k: int) -> int:
     return frames * (k + 1) // drives - frames * k // drives
-
-
-def _save(path: Path, image: np.ndarray) -> None:
-    """Write a PNG whole or not at all."""
-    data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data.tobytes())
-    os.replace(part, path)
