@@ -27,17 +27,21 @@ from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, Segmenter, load
 
 WARM_UP = 3
 ROUNDS = 5
+TRAINING_SIZE = (512, 1024)
 COMPARISONS = ("hf", "classes", "cityscapes")
 _DISTINCT_FRAMES = 4
 
 EPILOG = """example:
   python -m mtaclip_core.benchmark --model street-tiny --size 360x480 --json runs/benchmark.json
   python -m mtaclip_core.benchmark --size 512x1024 --compare hf --json runs/compare.json
+  python -m mtaclip_core.benchmark --train --compare hf --frames 3 --json runs/compare-train.json
 
 Without --model: MTA-CLIP with CLIP's RN50 tower and random weights (needs the extra train). --compare hf times one
 image through Hugging Face's Mask2Former (ResNet-50, 100 queries) and through ours with the same ResNet-50, --compare
 classes through 19 classes with text tokens and through --classes without, --compare cityscapes the scoring of PNG files
 by the official script and by `evaluate` in --threads processes; everything runs once a round, interleaved.
+--train --compare hf times training steps of both with the same timm ResNet-50, ours also with checkpointing; the memory
+of each is measured in a process of its own.
 
 Frames are generated streets in memory. The stage `segment` is everything from a uint8 frame to its uint8 label and
 confidence: both resizes, the network and the decision; `first` is the first frame of this size, with what is compiled
@@ -47,7 +51,7 @@ for it. Numbers of different runs compare only on a quiet machine."""
 def main(argv: list[str]) -> int | None:
     parser = Parser(prog="python -m mtaclip_core.benchmark", description=__doc__, epilog=EPILOG)
     parser.add_argument("--model", metavar="BUNDLE", help="folder or name of a bundle (default: random weights)")
-    parser.add_argument("--size", required=True, type=size, metavar="HxW", help="of the frames")
+    parser.add_argument("--size", type=size, metavar="HxW", help="of the frames; with --train default 512x1024")
     parser.add_argument(
         "--batch", type=_positive, default=1, metavar="B", help="frames per call (default: %(default)s)"
     )
@@ -58,6 +62,13 @@ def main(argv: list[str]) -> int | None:
     length.add_argument("--seconds", type=float, default=10.0, help="how long to measure (default: %(default)s)")
     length.add_argument("--frames", type=_positive, metavar="N", help="measure so many calls instead")
     parser.add_argument("--compare", choices=COMPARISONS, help="time two, --frames times each (default: 5)")
+    parser.add_argument("--train", action="store_true", help="compare steps of training (with --compare hf)")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="of --train (auto: cuda where there is one)",
+    )
     shape = parser.add_argument_group("networks with random weights")
     shape.add_argument("--classes", type=_positive, metavar="N", help="default: 19; with --compare classes 150")
     shape.add_argument("--drop-text-tokens", action="store_true", help="mask queries alone pass the decoder")
@@ -68,12 +79,18 @@ def main(argv: list[str]) -> int | None:
     args = parser.parse_args(argv)
     if not 0 < args.seconds <= 86_400:
         raise UserError(f"--seconds {args.seconds:g}: expected more than 0 and at most a day")
+    if args.train:
+        _check_training(args)
+    elif args.size is None:
+        raise UserError("--size is missing; give that of the frames, for example --size 512x1024")
+    elif args.device != "auto":
+        raise UserError("--device is for --train; choose what runs a bundle by --backend")
     if args.model and (args.compare or args.classes or args.drop_text_tokens):
         raise UserError("--compare, --classes and --drop-text-tokens are for random weights; leave --model out")
-    if args.compare and (args.backend not in ("auto", "openvino") or args.batch > 1):
+    if args.compare and not args.train and (args.backend not in ("auto", "openvino") or args.batch > 1):
         raise UserError("--compare runs one frame a call in OpenVINO; leave --backend and --batch out")
-    if args.compare == "hf" and args.precision != "f32":
-        raise UserError("--compare hf runs f32 and bf16 in any case; leave --precision out")
+    if args.compare == "hf" and not args.train and args.precision != "f32":
+        raise UserError("--compare hf runs f32, bf16 and int8 (with NNCF) in any case; leave --precision out")
     if args.classes and args.classes > MAX_CLASSES:
         raise UserError(f"--classes {args.classes}: at most {MAX_CLASSES}")
 
@@ -86,6 +103,26 @@ def main(argv: list[str]) -> int | None:
     write_text(args.json, json.dumps(result, indent=1) + "\n")
     print(_comparison(result) if args.compare else _table(result))
     return 0
+
+
+def _check_training(args: argparse.Namespace) -> None:
+    if args.compare != "hf":
+        raise UserError("--train times a step of training against that of another program; add --compare hf")
+    if args.backend != "auto" or args.drop_text_tokens:
+        raise UserError("--train runs in PyTorch with all text tokens; leave --backend and --drop-text-tokens out")
+    if args.precision not in ("f32", "bf16"):
+        raise UserError(f"--precision {args.precision}: --train runs in f32 or bf16")
+    args.size = args.size or TRAINING_SIZE
+
+
+def _device(name: str) -> str:
+    """cpu or cuda; UserError for a GPU that is not there."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+    return "cuda" if there and name == "auto" else name.replace("auto", "cpu")
 
 
 def _measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
@@ -115,6 +152,14 @@ def _measured(args: argparse.Namespace, temporary: Path) -> dict[str, Any]:
 
 def _compare(args: argparse.Namespace) -> dict[str, Any]:
     """Times of two networks with random weights, or of two programs."""
+    if args.train:
+        from mtaclip_core.comparison import compare_train
+
+        setup = compare_train.Setup(
+            args.size, args.batch, args.classes or 19, args.precision, _device(args.device), args.threads
+        )
+        found = compare_train.compare_train(setup, args.frames or ROUNDS)
+        return {**found, "size": f"{args.size[0]}x{args.size[1]}"}
     if args.compare == "cityscapes":
         from mtaclip_core.comparison.compare_cityscapes import compare_cityscapes
 
@@ -144,6 +189,10 @@ def _random_bundle(args: argparse.Namespace, folder: Path) -> Path:
 
 def _comparison(result: dict[str, Any]) -> str:
     """A comparison for people."""
+    if "peak_memory_mb" in result:
+        from mtaclip_core.comparison.compare_train import table
+
+        return table(result)
     lines = [f"{'':<24}{'p50':>10}{'p90':>10}   ms, {result['size']}, {result['rounds']} rounds"]
     lines += [f"{name:<24}{s['p50']:>10.1f}{s['p90']:>10.1f}" for name, s in result["stages"].items()]
     floor = result.get("floor", {})

@@ -35,18 +35,7 @@ class HuggingFace(nn.Module):
             UserError: the package is not installed.
         """
         super().__init__()
-        try:
-            transformers: Any = importlib.import_module("transformers")
-        except ModuleNotFoundError as error:
-            raise UserError(
-                "--compare hf needs transformers, which is not installed: pip install 'mtaclip_ros[bench]'"
-            ) from error
-        transformers.logging.set_verbosity_error()
-        torch.manual_seed(SEED)
-        values = dict(shape or {})
-        backbone = transformers.ResNetConfig(out_features=STAGES, **values.pop("backbone", {}))
-        config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=classes, **values)
-        self.model = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+        self.model = build_mask2former(classes, shape).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) float32 normalised -> (B, H, W) int64."""
@@ -59,6 +48,34 @@ class HuggingFace(nn.Module):
         """Write the graph for images of this size as ONNX."""
         with torch.no_grad(), quiet():
             torch.onnx.export(self, (images,), str(path), dynamo=True, external_data=False, verbose=False)
+
+
+def build_mask2former(classes: int, shape: Mapping[str, Any] | None = None, *, timm: str | None = None) -> Any:
+    """Their `Mask2FormerForUniversalSegmentation` with random weights, as published.
+
+    Args:
+        shape: arguments of its config that differ; `backbone`: of the config of their ResNet-50.
+        timm: a model of timm as backbone in place of theirs.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "--compare hf needs transformers, which is not installed: pip install 'mtaclip_ros[bench]'"
+        ) from error
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(SEED)
+    values = dict(shape or {})
+    options = values.pop("backbone", {})
+    if timm is None:
+        backbone = transformers.ResNetConfig(out_features=STAGES, **options)
+    else:
+        backbone = transformers.TimmBackboneConfig(backbone=timm, out_indices=[1, 2, 3, 4])
+    config = transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=classes, **values)
+    return transformers.Mask2FormerForUniversalSegmentation(config)
 
 
 def copy_backbone(theirs: HuggingFace, ours: MTAClip) -> None:

@@ -73,8 +73,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument(
         "--text-tokens",
         choices=("kept", "dropped"),
-        default="kept",
-        help="class texts in the decoder: as in training, or left out (faster, another function; default: %(default)s)",
+        help="class texts in the decoder, or left out (faster, another function; default: as the training validated)",
     )
     parser.add_argument(
         "--precision",
@@ -102,7 +101,8 @@ def main(argv: list[str]) -> int | None:
         )
     if args.weights == "float16":
         round_weights(model)
-    options = GraphOptions(text_tokens=args.text_tokens, deformable=args.deformable, resize=args.resize)
+    tokens = args.text_tokens or config.model.text_tokens
+    options = GraphOptions(text_tokens=tokens, deformable=args.deformable, resize=args.resize)
     model.fold_text(keep_tokens=options.text_tokens == "kept")
     graph = DeployedSegmenter(model, network_size, args.confidence_floor, options).eval()
     weights = bundle_weights(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,9 @@ def main(argv: list[str]) -> int | None:
             f"{args.max_drop:g}, with every layer back in float that could be; allow more or stay with f32"
         )
     command = shlex.join(["python", "-m", "mtaclip_core.export", "int8", *argv])
-    out = _write(args.out, bundle, found, _rows(found, args, validation[0][0].shape, command))
+    rows = _rows(found, args, validation[0][0].shape, command)
+    graph = (found.xml, found.weights)
+    out = write_int8(args.out, bundle, graph, card=_card(bundle, rows), rows=rows, accept=_check_gate)
     print(
         f"{out}: {found.quantised_layers} of {found.layers} products in int8, mIoU {found.miou_f32:.4f} in f32, "
         f"{found.miou_int8:.4f} in int8, a frame takes 1/{found.speed_ratio:.2f} of the time in f32"
@@ -78,23 +80,40 @@ def _rows(found: Quantised, args: argparse.Namespace, shape: Sequence[int], comm
     return [{"what": what, "value": value, "command": command} for what, value in values.items()]
 
 
-def _write(out: Path, bundle: Bundle, found: Quantised, rows: list[dict[str, Any]]) -> Path:
-    """The bundle as it was, the int8 graph beside it; refused where int8 fails the reference gate."""
-    meta = bundle.metadata
-    files: dict[str, Path | bytes] = {name: bundle.path / name for name in meta["files"] if name != MANIFEST}
+def _card(bundle: Bundle, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The bundle's model card with a section on int8."""
+    path = bundle.path / "README.md"
+    card = path.read_text(encoding="utf-8").rstrip() if path.name in bundle.metadata["files"] else ""
     table = "\n".join(["| what | value |", "| --- | --- |", *(f"| {row['what']} | {row['value']} |" for row in rows)])
-    card = (bundle.path / "README.md").read_text(encoding="utf-8").rstrip() if "README.md" in files else ""
     section = (
         "## int8\n\n`openvino/int8.xml` is the graph quantised by NNCF for the CPU; it runs with backend openvino and "
         f"precision int8. Everything else runs `model.onnx` as before.\n\n{table}\n\nBy `{rows[0]['command']}`.\n"
     )
-    files["README.md"] = f"{card}\n\n{section}".lstrip().encode()
-    files[OPENVINO_INT8] = found.xml
-    files[OPENVINO_INT8.removesuffix(".xml") + ".bin"] = found.weights
+    return f"{card}\n\n{section}".lstrip()
 
-    def accept(folder: Path) -> None:
-        load_segmenter(folder, "openvino", precision="int8").close()
 
+def write_int8(
+    out: Path,
+    bundle: Bundle,
+    graph: tuple[bytes, bytes],
+    *,
+    card: str | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    accept: Callable[[Path], object] | None = None,
+) -> Path:
+    """Write the bundle as it was, the int8 graph beside it.
+
+    Args:
+        graph: the two files of OpenVINO's format.
+        card: of the new bundle, in place of the old one.
+        rows: measured numbers that come to the bundle's.
+        accept: as `write_bundle`.
+    """
+    meta = bundle.metadata
+    files: dict[str, Path | bytes] = {name: bundle.path / name for name in meta["files"] if name != MANIFEST}
+    if card is not None:
+        files["README.md"] = card.encode()
+    files[OPENVINO_INT8], files[OPENVINO_INT8.removesuffix(".xml") + ".bin"] = graph
     return write_bundle(
         out,
         space=bundle.space,
@@ -109,6 +128,11 @@ def _write(out: Path, bundle: Bundle, found: Quantised, rows: list[dict[str, Any
         precision=bundle.precision,
         accept=accept,
     )
+
+
+def _check_gate(folder: Path) -> None:
+    """Refuse a bundle of which int8 fails the reference gate."""
+    load_segmenter(folder, "openvino", precision="int8").close()
 
 
 def _spread(dataset: SegmentationDataset, count: int | None) -> list[int]:

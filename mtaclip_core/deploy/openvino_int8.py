@@ -74,7 +74,7 @@ def quantise(
     measure: Validation,
     max_drop: float,
 ) -> Quantised:
-    """Quantise a bundle's graph for the CPU.
+    """Quantise a bundle's graph for the CPU, as far as its mIoU bears it.
 
     Args:
         calibration: frames (H, W, 3) uint8 RGB.
@@ -84,11 +84,7 @@ def quantise(
     Raises:
         UserError: NNCF is not installed.
     """
-    if importlib.util.find_spec("nncf") is None:
-        raise UserError("int8 for OpenVINO needs NNCF, which is not installed: pip install 'mtaclip_ros[quantise]'")
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
+    nncf = _nncf()
     model = shared_core().read_model(bundle.onnx_path)
     images = nncf.Dataset(list(calibration), lambda image: {"image": image[None]})
     truths = nncf.Dataset(list(validation), lambda pair: {"image": pair[0][None]})
@@ -99,14 +95,9 @@ def quantise(
             truths,
             measure,
             max_drop=max_drop,
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(calibration),
+            **_settings(nncf, calibration),
         )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.xml"
-        ov.save_model(result, path, compress_to_fp16=False)
-        files = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    files = _saved(result)
     exact, int8 = _compiled(model), _compiled(result)
     ratio = _speed_ratio(exact, int8, [image for image, _ in validation[:TIMED_FRAMES]])
     products = [node for node in result.get_ops() if node.get_type_name() in _PRODUCTS]
@@ -114,6 +105,46 @@ def quantise(
     return Quantised(
         *files, measure(exact, validation)[0], measure(int8, validation)[0], ratio, quantised, len(products)
     )
+
+
+def quantise_unchecked(bundle: Bundle, calibration: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
+    """Every layer that can be in int8, whatever it costs; the two files of OpenVINO's format.
+
+    Args:
+        calibration: frames (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: NNCF is not installed.
+    """
+    nncf = _nncf()
+    images = nncf.Dataset(list(calibration), lambda image: {"image": image[None]})
+    with contextlib.redirect_stdout(sys.stderr):
+        model = shared_core().read_model(bundle.onnx_path)
+        return _saved(nncf.quantize(model, images, **_settings(nncf, calibration)))
+
+
+def _nncf() -> Any:
+    if importlib.util.find_spec("nncf") is None:
+        raise UserError("int8 for OpenVINO needs NNCF, which is not installed: pip install 'mtaclip_ros[quantise]'")
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _settings(nncf: Any, calibration: Sequence[np.ndarray]) -> dict[str, Any]:
+    return {
+        "preset": nncf.QuantizationPreset.PERFORMANCE,
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "subset_size": len(calibration),
+    }
+
+
+def _saved(model: ov.Model) -> tuple[bytes, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.xml"
+        ov.save_model(model, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
 _PRODUCTS = {"Convolution", "GroupConvolution", "MatMul"}

@@ -94,11 +94,14 @@ class Criterion(nn.Module):
             if normalisers is None:
                 normalisers = self.normalisers(self.counts(labels, prediction.layers[0].class_logits.shape[1]))
             total: dict[str, Tensor] = {}
-            self.degenerate = set()
-            for layer in prediction.layers:
-                matches = [self._match(layer, b, targets[b], points[b], at_points[b]) for b in range(len(targets))]
-                self.degenerate |= {b for b, found in enumerate(matches) if found.degenerate}
-                terms = self._layer(layer, features, labels, targets, matches, normalisers, sources)
+            matched = [
+                [self._match(layer, b, targets[b], points[b], at_points[b]) for b in range(len(targets))]
+                for layer in prediction.layers
+            ]
+            self.degenerate = {b for matches in matched for b, found in enumerate(matches) if found.degenerate}
+            masks = matched_masks(prediction.layers, features, matched)
+            for layer, matches, logits in zip(prediction.layers, matched, masks, strict=True):
+                terms = self._layer(layer, features, labels, targets, matches, logits, normalisers, sources)
                 for name, value in terms.items():
                     total[name] = total.get(name, 0.0) + value
             if self.config.orthogonal_weight > 0 and prediction.text is not None:
@@ -130,9 +133,11 @@ class Criterion(nn.Module):
         labels: Tensor,
         targets: list[SegmentTargets],
         matches: list[Match],
+        masks: list[Tensor],
         normalisers: Normalisers,
         sources: Sequence[torch.Generator | None],
     ) -> dict[str, Tensor]:
+        """`masks`: logits of the matched masks of each image, (M, h, w)."""
         c = self.config
         classes = torch.full(layer.class_logits.shape[:2], self.classes, device=features.device)
         for b, found in enumerate(matches):
@@ -140,7 +145,7 @@ class Criterion(nn.Module):
         logits = layer.class_logits.float()
         wrong = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), self.class_weight, reduction="sum")
         losses = {"class": c.class_weight * wrong / normalisers.queries}
-        cross_entropy, overlap = self._masks(layer, features, targets, matches, sources)
+        cross_entropy, overlap = self._masks(layer, targets, matches, masks, sources)
         losses["mask"] = c.mask_weight * cross_entropy / normalisers.masks
         losses["dice"] = c.dice_weight * overlap / normalisers.masks
         if c.contrastive_weight > 0 and layer.similarity.numel() > 0:  # without class texts there is none
@@ -159,27 +164,26 @@ class Criterion(nn.Module):
     def _masks(
         self,
         layer: LayerPrediction,
-        features: Tensor,
         targets: list[SegmentTargets],
         matches: list[Match],
+        masks: list[Tensor],
         sources: Sequence[torch.Generator | None],
     ) -> tuple[Tensor, Tensor]:
-        """Sums over all matched masks of cross entropy and dice; full masks are built for matched queries only."""
+        """Sums over all matched masks of cross entropy and dice."""
         c = self.config
         # Zero, but in the graph: DDP waits for every parameter, also in a batch without a label.
-        cross_entropy = overlap = (layer.mask_embed.float().sum() + features.sum()) * 0.0
+        cross_entropy = overlap = layer.mask_embed.float().sum() * 0.0 + sum(m.sum() for m in masks if not len(m))
         for b, found in enumerate(matches):
             if len(found.queries) == 0:
                 continue
-            masks = torch.einsum("md,dhw->mhw", layer.mask_embed[b, found.queries].float(), features[b])
             with torch.no_grad():
-                points = uncertain_points(masks, c.points, c.oversample, c.importance, sources[b])
-                truth = sample_points(targets[b].masks[found.segments].unsqueeze(1), points).squeeze(1)
+                points = uncertain_points(masks[b], c.points, c.oversample, c.importance, sources[b])
+                truth = _sample_segments(targets[b].masks, found.segments, points)
                 weights = torch.ones_like(truth)
                 if c.ignore_aware:
-                    valid = targets[b].valid.expand(len(masks), 1, -1, -1)
+                    valid = targets[b].valid.expand(len(truth), 1, -1, -1)
                     weights = sample_points(valid, points).squeeze(1)
-            logits = sample_points(masks.unsqueeze(1), points).squeeze(1)
+            logits = sample_points(masks[b].unsqueeze(1), points).squeeze(1)
             cross_entropy = cross_entropy + binary_cross_entropy(logits, truth, weights).sum()
             overlap = overlap + dice(logits, truth, weights).sum()
         return cross_entropy, overlap
@@ -192,3 +196,28 @@ class Criterion(nn.Module):
         weight = self.pixel_weight[target.clamp(max=self.classes - 1)] * (target < self.classes)
         loss = F.cross_entropy(logits, target.masked_fill(target >= self.classes, -100), reduction="none")
         return (loss * weight).sum()
+
+
+def matched_masks(
+    layers: Sequence[LayerPrediction], features: Tensor, matched: Sequence[Sequence[Match]]
+) -> list[list[Tensor]]:
+    """Mask logits (M, h, w) of the matched queries alone, by layer and image; one product an image, over all layers.
+
+    Args:
+        features: mask features (B, D, h, w) float32.
+        matched: by layer and image.
+    """
+    by_image = []
+    for b, feature in enumerate(features):
+        embeds = [layer.mask_embed[b, found[b].queries].float() for layer, found in zip(layers, matched, strict=True)]
+        masks = torch.einsum("md,dhw->mhw", torch.cat(embeds), feature)
+        by_image.append(masks.split([len(embed) for embed in embeds]))
+    return [list(masks) for masks in zip(*by_image, strict=True)]
+
+
+def _sample_segments(masks: Tensor, segments: Tensor, points: Tensor) -> Tensor:
+    """`masks[segments]` at the points of each, (M, P); whole masks are not copied where each is asked for once."""
+    if len(segments) < len(masks):
+        return sample_points(masks[segments].unsqueeze(1), points).squeeze(1)
+    order = segments.argsort()
+    return sample_points(masks.unsqueeze(1), points[order]).squeeze(1)[segments]

@@ -67,7 +67,7 @@ def uncertain_points(
     candidates = _uniform((total, int(count * oversample), 2), device, generator)
     logits = sample_points(mask_logits.detach().unsqueeze(1), candidates).squeeze(1)
     chosen = int(count * importance)
-    index = logits.abs().neg().topk(chosen, dim=1).indices
+    index = logits.abs().topk(chosen, dim=1, largest=False, sorted=False).indices
     picked = torch.gather(candidates, 1, index.unsqueeze(-1).expand(-1, -1, 2))
     return torch.cat([picked, _uniform((total, count - chosen, 2), device, generator)], dim=1)
 

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mtaclip_core.modeling.sparse_sampling import SparseSampling
+
 Sampling = Literal["grid_sample", "gather"]
-"""Two equal forms of the bilinear sampling: PyTorch's own operator, or four gathers in plain index arithmetic."""
+"""Two equal forms of the bilinear sampling: PyTorch's own operator, or four gathers in plain index arithmetic. On a CPU
+the first one is computed as a sparse product, where PyTorch itself runs."""
 
 Size = tuple[int, int]
 
@@ -40,7 +43,9 @@ def deformable_attention(
     """
     if value.shape[1] != sum(h * w for h, w in sizes):
         raise ValueError(f"value has {value.shape[1]} positions, but the levels {list(sizes)} have another number")
-    if sampling == "grid_sample":
+    if sampling == "grid_sample" and value.device.type == "cpu" and not torch.compiler.is_compiling():
+        out = SparseSampling.apply(value.float(), sizes, locations.float(), weights.float())
+    elif sampling == "grid_sample":
         out = _by_grid_sample(value, sizes, locations.float(), weights.float())
     elif sampling == "gather":
         out = _by_gather(value, sizes, locations.float(), weights.float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 
@@ -14,6 +15,7 @@ from torch import nn
 from mtaclip_core.config import PixelDecoderConfig
 from mtaclip_core.modeling.deformable_attention import (
     DeformableAttention,
+    _by_grid_sample,
     deformable_attention,
     reference_points,
     set_sampling,
@@ -76,16 +78,32 @@ def test_deformable_attention_equals_a_naive_loop_with_points_outside(form: str)
     torch.testing.assert_close(out.double(), by_loop(value, locations, weights), atol=1e-5, rtol=1e-5)
 
 
-def test_both_sampling_forms_have_the_same_gradients() -> None:
-    gradients = []
-    for form in FORMS:
+def test_all_sampling_forms_have_the_same_values_and_gradients() -> None:
+    """On the CPU `grid_sample` is a sparse product; the operator itself is for graphs and other devices."""
+    forms = [functools.partial(deformable_attention, sampling=form) for form in FORMS]  # type: ignore[arg-type]
+    found = []
+    for attend in (*forms, _by_grid_sample):
         inputs = [t.clone().requires_grad_() for t in sampling_problem(seed=1)]
         inputs[1].data[0, 0, 0, 0] = 0.4123  # a bilinear kernel has no derivative on a pixel centre
-        out = deformable_attention(inputs[0], SIZES, inputs[1], inputs[2], form)  # type: ignore[arg-type]
+        out = attend(inputs[0], SIZES, inputs[1], inputs[2])
         out.square().sum().backward()
-        gradients.append([t.grad for t in inputs])
-    for by_grid, by_gather in zip(*gradients, strict=True):
-        torch.testing.assert_close(by_grid, by_gather, atol=1e-4, rtol=1e-4)
+        found.append([out.detach(), *(t.grad for t in inputs)])
+    for others in found[1:]:
+        for expected, other in zip(found[0], others, strict=True):
+            torch.testing.assert_close(other, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_location_that_is_not_a_number_stops_nothing() -> None:
+    """A diverging training is to be noticed by its loss, not by a crash, and the other samples stay as they are."""
+    value, locations, weights = (t.requires_grad_() for t in sampling_problem())
+    expected = deformable_attention(value, SIZES, locations, weights)
+    broken = locations.detach().clone()
+    broken[1, 2, 1, 0, 3] = torch.nan
+    out = deformable_attention(value, SIZES, broken.requires_grad_(), weights)
+    out.sum().backward()
+    assert out[1, 2, 3:].isnan().all() and out.isnan().sum() == 3
+    torch.testing.assert_close(out.nan_to_num(0.0), expected.masked_fill(out.isnan(), 0.0))
+    assert broken.grad is not None and broken.grad[0].isfinite().all()
 
 
 @pytest.mark.parametrize("form", FORMS)
