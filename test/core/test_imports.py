@@ -27,6 +27,7 @@ TORCH = (
     "mtaclip_core.comparison.floor",
     "mtaclip_core.comparison.hugging_face",
     "mtaclip_core.comparison.random_bundle",
+    "mtaclip_core.comparison.training_side",
 )
 # They rewrite ONNX files, without torch.
 ONNX = ("mtaclip_core.deploy.onnx_graph", "mtaclip_core.deploy.precision", "mtaclip_core.deploy.quantize")
