@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from mtaclip_core.deploy.graph import DeployedSegmenter
 from mtaclip_core.runtime.averaging import STEP, Averaging, starts
-from mtaclip_core.runtime.segmenter import ChannelOrder, Segmentation, Segmenter, check_frames
+from mtaclip_core.runtime.segmenter import ChannelOrder, Segmentation, Segmenter
 from mtaclip_core.runtime.torch_backend import TorchSegmenter
-from mtaclip_core.training.checkpoint_segmenter import CheckpointSegmenter
+from mtaclip_core.training.checkpoint_segmenter import CheckpointSegmenter, segment_each
 
 
 class AveragedSegmenter(Segmenter):
@@ -37,15 +37,10 @@ class AveragedSegmenter(Segmenter):
         self._device = self._graph.scale.device
 
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
-        check_frames(frames)
-        results = []
-        with torch.inference_mode():
-            for frame in frames:
-                rgb = np.ascontiguousarray(frame if channel_order == "rgb" else frame[..., ::-1])
-                maps = self.class_maps(torch.from_numpy(rgb).to(self._device))
-                label, confidence = self._graph.decide(maps, *frame.shape[:2])
-                results.append(Segmentation(label[0].cpu().numpy(), confidence[0].cpu().numpy()))
-        return results
+        def answer(image: Tensor) -> tuple[Tensor, Tensor]:
+            return self._graph.decide(self.class_maps(image), *image.shape[:2])
+
+        return segment_each(frames, channel_order, self._device, answer)
 
     def class_maps(self, image: Tensor) -> Tensor:
         """(H, W, 3) uint8 RGB -> (1, C, H, W) float32, the mean over all views."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtaclip_core.bundle import file_sha256
 from mtaclip_core.deploy.graph import DeployedSegmenter
@@ -44,11 +45,25 @@ class CheckpointSegmenter(Segmenter):
         return self._graph
 
     def segment(self, frames: Sequence[np.ndarray], channel_order: ChannelOrder = "rgb") -> list[Segmentation]:
-        check_frames(frames)
-        results = []
-        with torch.inference_mode():
-            for frame in frames:
-                rgb = np.ascontiguousarray(frame if channel_order == "rgb" else frame[..., ::-1])
-                label, confidence = self._graph(torch.from_numpy(rgb).to(self._device)[None])
-                results.append(Segmentation(label[0].cpu().numpy(), confidence[0].cpu().numpy()))
-        return results
+        return segment_each(frames, channel_order, self._device, lambda image: self._graph(image[None]))
+
+
+def segment_each(
+    frames: Sequence[np.ndarray],
+    channel_order: ChannelOrder,
+    device: torch.device,
+    answer: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> list[Segmentation]:
+    """`Segmenter.segment` frame by frame.
+
+    Args:
+        answer: (H, W, 3) uint8 RGB on the device -> label and confidence, (1, H, W) uint8.
+    """
+    check_frames(frames)
+    results = []
+    with torch.inference_mode():
+        for frame in frames:
+            rgb = np.ascontiguousarray(frame if channel_order == "rgb" else frame[..., ::-1])
+            label, confidence = answer(torch.from_numpy(rgb).to(device))
+            results.append(Segmentation(label[0].cpu().numpy(), confidence[0].cpu().numpy()))
+    return results

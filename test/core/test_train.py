@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
+from helpers_training import tensors, two_processes
 
 from mtaclip_core import train
 from mtaclip_core.cli import UserError
@@ -64,11 +63,6 @@ def tiny_config(street: Path, **changes: object) -> dict:
 def write_config(path: Path, values: dict) -> Path:
     path.write_text(yaml.safe_dump(values))
     return path
-
-
-def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    with safe_open(str(run / "checkpoints" / f"{name}.safetensors"), framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
 
 
 def command(config: Path, *arguments: str) -> list[str]:
@@ -123,30 +117,13 @@ def test_two_processes_share_a_training_and_stop_after_the_same_step(tmp_path: P
     values = tiny_config(street, steps=100_000, checkpoint_every=100_000, evaluate_every=2)
     values["validation"] = values["train"][0]
     config = write_config(tmp_path / "c.yaml", values)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            command(config, "--out", str(tmp_path / "run")),
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
+    with two_processes(command(config, "--out", str(tmp_path / "run"))) as processes:
         text = ""
         while "loss" not in text:
             assert processes[0].stderr is not None and processes[0].poll() is None, text
             text += processes[0].stderr.read(64)
         processes[1].send_signal(signal.SIGTERM)
         assert [p.communicate(timeout=60)[1].count("Traceback") for p in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
     assert [p.returncode for p in processes] == [130, 130]
     assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["step"] >= 2
     model, trained = load_model(tmp_path / "run" / "checkpoints" / "best.safetensors")

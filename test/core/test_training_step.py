@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers_training import SIZE, assert_same_gradients, tensors, tiny, train_run
+from helpers_training import SIZE, assert_same_gradients, tensors, tiny, train_run, two_processes
 
 from mtaclip_core import train
 from mtaclip_core.cli import UserError
@@ -61,25 +58,8 @@ def test_two_processes_give_the_step_of_the_doubled_batch_and_wait_for_no_unused
         f"main(['--config', {str(config)!r}, '--out', {str(unused)!r}, 'loss.contrastive_weight=0', "
         "'loss.pixel_text_weight=0', 'loss.temperature=none', 'steps=3'])\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
+    with two_processes([sys.executable, "-c", program]) as processes:
         errors = [p.communicate(timeout=240)[1] for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
     assert [p.returncode for p in processes] == [0, 0], errors
     assert_same_gradients(both, whole)
     assert json.loads((unused / "checkpoints" / "last.json").read_text())["step"] == 3

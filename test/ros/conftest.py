@@ -1,14 +1,22 @@
-"""What tests of a running node share: a probe beside the `node` of their module, and a camera on its topic."""
+"""What tests share: a bundle; of a running node a probe beside the `node` of their module, and a camera."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bundles import make_colour_bundle
 
 if TYPE_CHECKING:
     from helpers_node import NodeProcess, Probe
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finds the class of each colour in images of 90x120."""
+    return make_colour_bundle(tmp_path_factory.mktemp("models") / "colour")
 
 
 @pytest.fixture(scope="module")

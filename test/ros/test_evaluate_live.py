@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundles import make_colour_bundle
 from helpers_bags import (
     ROOT,
-    SIZE,
     command,
     painted_bag,
     painted_frames,
@@ -33,11 +31,6 @@ from mtaclip_ros.processes import child
 pytest.importorskip("rclpy")
 
 FRAMES = 30
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_colour_bundle(tmp_path_factory.mktemp("models") / "colour", network_size=SIZE)
 
 
 @pytest.fixture(scope="module")

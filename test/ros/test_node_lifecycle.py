@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bundles import make_colour_bundle, paint
+from bundles import paint
 
 from mtaclip_core.labels import CAMVID
 
@@ -20,11 +20,6 @@ from helpers_node import NodeProcess, Probe, StandInProcess, as_array, picture, 
 from sensor_msgs.msg import CompressedImage, Image
 
 SIZE = (90, 120)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_colour_bundle(tmp_path_factory.mktemp("models") / "colour", network_size=SIZE)
 
 
 @pytest.fixture(scope="module")

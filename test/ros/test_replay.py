@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bundles import make_colour_bundle
 from helpers_bags import ROOT, SIZE, painted_bag, refusal
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -29,11 +28,6 @@ KEYS = {
     "frames_in", "frames_labelled", "frames_dropped", "frames_bad", "latency_ms", "fps",
     "flicker", "incomplete", "drives",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_colour_bundle(tmp_path_factory.mktemp("models") / "colour", network_size=SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -67,11 +67,6 @@ run(main)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_colour_bundle(tmp_path_factory.mktemp("models") / "colour", network_size=SIZE)
-
-
-@pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return painted_bag(tmp_path_factory.mktemp("bags") / "painted", count=FRAMES, rate=10.0)
 
