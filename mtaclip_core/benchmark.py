@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mtaclip_core.cli import Parser, UserError, run, size
+from mtaclip_core.cli import Parser, UserError, positive, run, size
 from mtaclip_core.comparison.rounds import percentiles
 from mtaclip_core.data.synthetic import StreetDrive
 from mtaclip_core.files import prepare_file, write_text
@@ -52,15 +52,13 @@ def main(argv: list[str]) -> int | None:
     parser = Parser(prog="python -m mtaclip_core.benchmark", description=__doc__, epilog=EPILOG)
     parser.add_argument("--model", metavar="BUNDLE", help="folder or name of a bundle (default: random weights)")
     parser.add_argument("--size", type=size, metavar="HxW", help="of the frames; with --train default 512x1024")
-    parser.add_argument(
-        "--batch", type=_positive, default=1, metavar="B", help="frames per call (default: %(default)s)"
-    )
+    parser.add_argument("--batch", type=positive, default=1, metavar="B", help="frames per call (default: %(default)s)")
     parser.add_argument("--backend", default="auto", choices=BACKENDS, help="default: %(default)s")
     parser.add_argument("--precision", default="f32", choices=PRECISIONS, help="arithmetic (default: %(default)s)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the backend's choice)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: the backend's choice)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=10.0, help="how long to measure (default: %(default)s)")
-    length.add_argument("--frames", type=_positive, metavar="N", help="measure so many calls instead")
+    length.add_argument("--frames", type=positive, metavar="N", help="measure so many calls instead")
     parser.add_argument("--compare", choices=COMPARISONS, help="time two, --frames times each (default: 5)")
     parser.add_argument("--train", action="store_true", help="compare steps of training (with --compare hf)")
     parser.add_argument(
@@ -70,7 +68,7 @@ def main(argv: list[str]) -> int | None:
         help="of --train (auto: cuda where there is one)",
     )
     shape = parser.add_argument_group("networks with random weights")
-    shape.add_argument("--classes", type=_positive, metavar="N", help="default: 19; with --compare classes 150")
+    shape.add_argument("--classes", type=positive, metavar="N", help="default: 19; with --compare classes 150")
     shape.add_argument("--drop-text-tokens", action="store_true", help="mask queries alone pass the decoder")
     shape.add_argument(
         "--deformable", choices=("grid_sample", "gather"), default="grid_sample", help="default: %(default)s"
@@ -271,12 +269,6 @@ def _cpu() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
-    return int(text)
 
 
 if __name__ == "__main__":

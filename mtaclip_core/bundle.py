@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,16 +22,21 @@ import yaml
 
 from mtaclip_core.bundle_manifest import FORMAT, NAME, FileEntry, GraphOptions, parse_manifest
 from mtaclip_core.cli import UserError
+from mtaclip_core.files import prepare_file
 from mtaclip_core.labels import LabelSpace
 
 MANIFEST = "bundle.yaml"
 ONNX = "model.onnx"
 WEIGHTS = "model.safetensors"
 OPENVINO_INT8 = "openvino/int8.xml"
-"""The quantised graph, where a bundle has one; its weights lie beside it, with the suffix .bin."""
+"""The quantised graph, where a bundle has one."""
+OPENVINO_INT8_WEIGHTS = "openvino/int8.bin"
 
 MAX_MANIFEST_BYTES = 256 * 1024
-_EXTERNAL_DATA = b"\x0a\x08location\x12"  # protobuf field 1 "location" of a tensor's external_data entry, then field 2
+_BLOCK = 1 << 20
+# The key "location" of a tensor's external_data: a protobuf string, its length in every form that is read as 8.
+_EXTERNAL_DATA = re.compile(rb"(?:\x08|\x88\x80*\x00)location")
+_LONGEST_KEY = 32
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,22 @@ class Bundle:
     onnx_path: Path
     weights_path: Path | None
 
+    def read(self, name: str) -> bytes:
+        """The content of one of the bundle's files, held against its hash again: it may have changed since.
+
+        Raises:
+            UserError: it has, or cannot be read any more.
+        """
+        entry = self.metadata["files"][name]
+        try:
+            with (self.path / name).open("rb") as stream:
+                content = stream.read(entry["bytes"] + 1)
+        except OSError as error:
+            raise UserError(f"file '{name}' of bundle '{self.path}' cannot be read ({error.strerror})") from error
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise UserError(f"file '{name}' of bundle '{self.path}' has changed since it was checked; load it again")
+        return content
+
 
 def model_folders() -> list[Path]:
     """Where bundles are looked up by name: the source tree, then every installation of the package."""
@@ -77,10 +99,14 @@ def resolve_bundle(name_or_path: str | Path) -> Path:
     Raises:
         UserError: neither; the text lists the names that were found.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name_or_path).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # too long, no access, ~ of nobody
+        raise UserError(f"no bundle '{str(name_or_path)[:200]}': {getattr(error, 'strerror', error)}") from error
+    if is_folder:
         return path
-    if path.is_file():
+    if is_file:
         raise UserError(f"'{name_or_path}' is a file; a bundle is the folder that holds {MANIFEST}")
     if NAME.fullmatch(str(name_or_path)):
         for folder in model_folders():
@@ -98,6 +124,13 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         UserError: no such bundle, or anything about it is not as its manifest says.
     """
     folder = resolve_bundle(name_or_path)
+    try:
+        return _load(folder)
+    except OSError as error:
+        raise UserError(f"bundle '{folder}' cannot be read ({error.strerror}: '{error.filename}')") from error
+
+
+def _load(folder: Path) -> Bundle:
     if not (folder / MANIFEST).is_file():
         raise UserError(f"'{folder}' is not a bundle: it holds no {MANIFEST}; make one with mtaclip_core.export")
     # `colcon build --symlink-install` links every file: the folder of the real manifest counts.
@@ -138,13 +171,12 @@ def write_bundle(
     confidence_floor: int = 0,
     graph: GraphOptions | None = None,
     precision: str = "f32",
-    name: str | None = None,
     accept: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a bundle folder, whole or not at all; an older bundle of that name is replaced.
 
     Args:
-        out: the folder to write; its last part is the name unless `name` is given.
+        out: the folder to write; its last part is the name.
         files: content, or a file to copy, by its path inside the bundle ("model.onnx", "reference/0_image.png").
         measured: rows {what, value, command}.
         graph, precision: form of the deployed graph, and the precision that stands in it.
@@ -154,16 +186,14 @@ def write_bundle(
         UserError: `out` is something else than a bundle, or the result would not be a valid bundle.
     """
     out = Path(out)
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"'{out}' exists and is not a bundle; give another --out or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_destination(out)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         staging.chmod(0o755)
         entries = {inside: _add_file(staging, inside, content) for inside, content in sorted(files.items())}
         manifest = {
             "format": FORMAT,
-            "name": name or out.name,
+            "name": out.name,
             "space": space.name,
             "classes": space.to_list(),
             "network_size": list(network_size),
@@ -183,13 +213,31 @@ def write_bundle(
             accept(staging)
         if out.exists():
             with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
-                os.replace(out, Path(aside) / "old")
-                os.replace(staging, out)
+                old = Path(aside) / "old"
+                os.replace(out, old)
+                try:
+                    os.replace(staging, out)
+                except BaseException:  # Ctrl-C too
+                    os.replace(old, out)
+                    raise
         else:
             os.replace(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
+
+
+def check_destination(out: Path) -> None:
+    """Make sure, before the work starts, that a bundle can be written there; creates the folder that it will lie in.
+
+    Raises:
+        UserError: `out` is something else than a bundle, has no name for one, or cannot be written.
+    """
+    if not NAME.fullmatch(out.name):
+        raise UserError(f"'{out.name}' is no name for a bundle; take letters, digits and . _ - (at most 64)")
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' exists and is not a bundle; give another --out or remove it")
+    prepare_file(out.with_name(f".{out.name}"))
 
 
 def _check_file(root: Path, name: str, entry: FileEntry) -> None:
@@ -234,7 +282,7 @@ def file_sha256(path: Path) -> str:
     """Hex sha256 of a file, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
+        while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
@@ -249,7 +297,12 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 
 def _refuse_external_data(path: Path) -> None:
     """An ONNX file can name other files on the disk as the source of its weights; a bundle's may not."""
-    if _EXTERNAL_DATA in path.read_bytes():
-        raise UserError(
-            f"'{path}' keeps its weights in other files, which the bundle's hashes do not cover; export it again"
-        )
+    end = b""
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            if _EXTERNAL_DATA.search(end + block):
+                raise UserError(
+                    f"'{path}' keeps its weights in other files, which the bundle's hashes do not cover; "
+                    f"export it again"
+                )
+            end = block[-_LONGEST_KEY:]

@@ -22,7 +22,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ClassRow(_Strict):

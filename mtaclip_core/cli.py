@@ -30,9 +30,16 @@ class Parser(argparse.ArgumentParser):
 def size(text: str) -> tuple[int, int]:
     """`512x1024` -> (512, 1024): height x width in pixels. For argparse's `type=`."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise argparse.ArgumentTypeError(f"'{text}' is not a size; write HEIGHTxWIDTH, for example 512x1024")
     return int(parts[0]), int(parts[1])
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1. For argparse's `type=`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
+    return int(text)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

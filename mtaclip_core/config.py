@@ -17,6 +17,8 @@ from mtaclip_core.cli import UserError
 from mtaclip_core.config_file import override, read_values
 
 Positive = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Triple = tuple[float, float, float]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]  # every backbone map is exactly twice the next one
 
@@ -113,11 +115,11 @@ class ModelConfig(Config):
 class LossConfig(Config):
     """Weights and settings of the objective; METHOD `Objective and recipe`."""
 
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    contrastive_weight: float = 1.0
-    no_object: float = 0.1
+    class_weight: Weight = 2.0
+    mask_weight: Weight = 5.0
+    dice_weight: Weight = 5.0
+    contrastive_weight: Weight = 1.0
+    no_object: Weight = 0.1
     points: int = Field(12544, ge=1)
     oversample: float = Field(3.0, ge=1.0)
     importance: float = Field(0.75, ge=0.0, le=1.0)
@@ -130,7 +132,7 @@ class LossConfig(Config):
     orthogonal_weight: float = Field(0.0, ge=0.0, description="of MVP-SEG's term against equal contexts")
     # Cross entropy of the text tokens' masks as a per-pixel classifier; 0 is MTA-CLIP (text masks get no loss there).
     pixel_text_weight: float = Field(0.0, ge=0.0)
-    pixel_class_weights: dict[str, float] = {}  # by class name, 1 where not named
+    pixel_class_weights: dict[str, Weight] = {}  # by class name, 1 where not named
 
 
 class SourceConfig(Config):
@@ -144,8 +146,12 @@ class SourceConfig(Config):
 class AugmentConfig(Config):
     crop: tuple[Side, Side] = (512, 1024)
     scale: tuple[Positive, Positive] = (0.5, 2.0)  # of the source image
+    scale_steps: int = Field(
+        0, ge=0, description="so many sizes, spread evenly over `scale`; 0: any, drawn evenly in the logarithm"
+    )
     flip: float = Field(0.5, ge=0.0, le=1.0)
     colour: bool = True  # SSD photometric distortion
+    swap_channels: bool = True  # of `colour`: half of the images get another order of channels, as torchvision has it
     class_balanced: float = Field(
         0.0, ge=0.0, le=1.0, description="share of crops that contain a pixel of a class drawn evenly from the frame's"
     )
@@ -153,12 +159,12 @@ class AugmentConfig(Config):
 
 class OptimiserConfig(Config):
     lr: float = Field(1e-4, gt=0.0)
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    backbone_factor: float = 0.1
+    weight_decay: Weight = 0.05
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    backbone_factor: Weight = 0.1
     clip_norm: float = Field(0.01, ge=0.0, description="largest gradient norm; 0: no clipping")
     warmup: int = Field(1500, ge=0, description="steps")
-    power: float = 0.9
+    power: Weight = 0.9
 
 
 class TrainConfig(Config):
@@ -179,7 +185,7 @@ class TrainConfig(Config):
     compile: Literal["inductor", "aot_eager", "eager"] | None = None  # backend of torch.compile
     precision: Literal["f32", "bf16", "fp16"] = "f32"
     ema: float = Field(0.0, ge=0.0, lt=1.0, description="decay of the averaged weights; 0: none")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
     cache: bool = False  # keep decoded images in memory
     network_size: tuple[Side, Side] | None = None  # of evaluation and export; None: the crop

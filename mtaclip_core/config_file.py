@@ -62,7 +62,7 @@ def _set(values: Any, path: list[str], value: Any) -> None:
     node = values
     for part in parents:
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 raise UserError(f"override '{'.'.join(path)}': there is no entry {part}; the list has {len(node)}")
             node = node[int(part)]
         else:

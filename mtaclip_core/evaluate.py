@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from mtaclip_core.cli import Parser, UserError, run
+from mtaclip_core.cli import Parser, UserError, positive, run
 from mtaclip_core.data.cityscapes import Cityscapes
 from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
 from mtaclip_core.data.image_files import some
 from mtaclip_core.files import prepare_file, write_text
 from mtaclip_core.labels import CATEGORIES
 from mtaclip_core.metrics.confusion import mean
-from mtaclip_core.metrics.evaluation import Comparison, EvaluationResult, FrameCounts, fold
+from mtaclip_core.metrics.evaluation import Comparison, EvaluationResult, FrameCounts, Writer, fold
 from mtaclip_core.metrics.prediction_folder import FileIds, PredictionFolder, prediction_writer
 from mtaclip_core.metrics.processes import count_in_processes, count_in_threads
 from mtaclip_core.runtime.averaging import add_averaging_arguments, asks_for_averaging, averaging_of
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int | None:
     )
     parser.add_argument(
         "--processes",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="how many share the work (default: 1; with --predictions a thread per core in one process)",
     )
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int | None:
         help="write the labels as PNG files, as --predictions reads them",
     )
     parser.add_argument("--boundary", action="store_true", help="Boundary IoU too, which takes its time")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     add_averaging_arguments(parser)
     args = parser.parse_args(argv)
 
@@ -79,6 +79,9 @@ def main(argv: list[str]) -> int | None:
     if args.report:
         _require_report_packages()
     dataset = open_dataset(args.data, args.split)
+    lost = dataset.labels_without_image()
+    if lost:
+        print(f"warning: not scored, for want of the image: {some([str(path) for path in lost])}", file=sys.stderr)
     if args.predictions:
         if asks_for_averaging(args):
             raise UserError("--mode, --window, --stride, --scales and --flip are for --model; predictions are done")
@@ -116,13 +119,13 @@ def _evaluate(
     indices = range(len(dataset))[: args.limit]
     frames: Iterable[FrameCounts]
     processes = args.processes or 1
-    if processes == 1:
-        counter = _counter(comparison, args.write_predictions)
-        files_alone = args.predictions and args.processes is None
-        frames = count_in_threads(counter, indices, os.cpu_count() or 1) if files_alone else map(counter, indices)
+    if processes == 1 and args.predictions:
+        counter = _counter(comparison, args)
+        frames = map(counter, indices) if args.processes else count_in_threads(counter, indices, os.cpu_count() or 1)
+    elif processes == 1:
+        frames = comparison.counts(indices, _writer(comparison, args.write_predictions))
     else:
-        if args.write_predictions:  # what is wrong is told before the processes start
-            prediction_writer(args.write_predictions, dataset, comparison.model_space)
+        _writer(comparison, args.write_predictions)  # what is wrong is told before the processes start
         job = partial(_open_counter, args)
         frames = count_in_processes(job, indices, min(processes, len(indices)))
     return fold(comparison.space, frames, len(indices), progress=True)
@@ -132,16 +135,18 @@ def _open_counter(args: argparse.Namespace) -> Callable[[int], FrameCounts]:
     """What one of several processes counts with; the model was checked by the first one."""
     dataset = open_dataset(args.data, args.split)
     if args.predictions:
-        folder = PredictionFolder(args.predictions, dataset, args.prediction_ids)
-        return _counter(Comparison(folder, dataset, boundary=args.boundary), None)
-    segmenter = _open_model(args, threads=1, verify=False)
-    return _counter(Comparison(segmenter, dataset, boundary=args.boundary), args.write_predictions)
+        labels: Segmenter | PredictionFolder = PredictionFolder(args.predictions, dataset, args.prediction_ids)
+    else:
+        labels = _open_model(args, threads=1, verify=False)
+    return _counter(Comparison(labels, dataset, boundary=args.boundary), args)
 
 
-def _counter(comparison: Comparison, write_to: Path | None) -> Callable[[int], FrameCounts]:
-    if write_to is None:
-        return comparison.count
-    return partial(comparison.count, write=prediction_writer(write_to, comparison.dataset, comparison.model_space))
+def _counter(comparison: Comparison, args: argparse.Namespace) -> Callable[[int], FrameCounts]:
+    return partial(comparison.count, write=_writer(comparison, args.write_predictions))
+
+
+def _writer(comparison: Comparison, folder: Path | None) -> Writer | None:
+    return None if folder is None else prediction_writer(folder, comparison.dataset, comparison.model_space)
 
 
 def _describe(labels: Segmenter | PredictionFolder, args: argparse.Namespace) -> dict[str, Any]:
@@ -225,12 +230,6 @@ def _block(title: str, scores: Mapping[str, float | None], instances: Mapping[st
 
 def _percent(score: float | None) -> str:
     return "-" if score is None else f"{100 * score:.2f}"
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
-    return int(text)
 
 
 def _require_report_packages() -> None:

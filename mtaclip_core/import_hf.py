@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 
 from mtaclip_core import export
+from mtaclip_core.bundle import check_destination
 from mtaclip_core.cli import Parser, UserError, run, size
 from mtaclip_core.config import TrainConfig
 from mtaclip_core.deploy.bundle_command import add_shared_options
 from mtaclip_core.modeling.hf_config import describe
 from mtaclip_core.modeling.hf_weights import read_weights
 from mtaclip_core.modeling.mta_clip import MTAClip, build_model
+from mtaclip_core.runtime.torch_backend import check_fit
 from mtaclip_core.training.checkpoint import save_checkpoint
 
 EPILOG = """example:
@@ -31,12 +33,12 @@ def main(argv: list[str]) -> int | None:
     add_shared_options(parser)
     args = parser.parse_args(argv)
 
+    check_destination(args.out)
     model, config = load_hf(args.path, args.network_size)
     origin = f"the Hugging Face Mask2Former `{args.path.resolve().name}`"
     options = [part for name in ("weights", "resize", "deformable") for part in (f"--{name}", getattr(args, name))]
     if args.license_file:
         options += ["--license-file", str(args.license_file)]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=args.out.parent) as folder:
         checkpoint = Path(folder) / "imported.safetensors"
         save_checkpoint(
@@ -70,23 +72,11 @@ def load_hf(path: Path, network_size: tuple[int, int] | None = None) -> tuple[MT
         raise UserError(f"network size {wanted[0]}x{wanted[1]}: both sides must be multiples of 32")
     config = TrainConfig(model=described.model, network_size=wanted)
     weights = read_weights(path)
+    check_fit(config.model, described.space, weights, f"the weights in '{path}' do not fit its config.json")
     model = build_model(config.model, described.space)
-    expected = model.state_dict()
-    # Counters of batch norms: older files have none, and nothing reads them after training.
-    weights = {k: t for k, t in expected.items() if k.endswith("num_batches_tracked")} | weights
-    wrong = sorted(k for k in expected.keys() | weights.keys() if _shape(expected, k) != _shape(weights, k))
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"the weights in '{path}' do not fit its config.json: {len(wrong)} tensors differ, the first is '{name}' "
-            f"(expected {_shape(expected, name)}, found {_shape(weights, name)})"
-        )
-    model.load_state_dict(weights)
+    counters = {k: t for k, t in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    model.load_state_dict(counters | weights)
     return model.eval(), config
-
-
-def _shape(tensors: dict, name: str) -> str:
-    return "x".join(map(str, tensors[name].shape)) or "one number" if name in tensors else "none"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mtaclip_core.cli import Parser, UserError, run
 from mtaclip_core.data.image_files import read_rgb
 from mtaclip_core.drawing import overlay
-from mtaclip_core.files import write_bytes
+from mtaclip_core.files import prepare_file, write_bytes
 from mtaclip_core.labels import LabelSpace
 from mtaclip_core.runtime.segmenter import BACKENDS, PRECISIONS, load_segmenter
 
@@ -56,10 +56,7 @@ def _check(images: Sequence[Path], out: Path) -> None:
         raise UserError(
             f"two images are called '{twice[0]}' and would overwrite each other in '{out}'; label them apart"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"'{out}' is not a folder that results can go to ({error.strerror})") from error
+    prepare_file(out / f"{images[0].stem}_label.png")
 
 
 def _summary(label: np.ndarray, space: LabelSpace) -> str:

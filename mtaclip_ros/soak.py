@@ -142,7 +142,7 @@ def table(phases: Sequence[Phase]) -> str:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < _LEAST:
+    if not text.isdecimal() or int(text) < _LEAST:
         raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of at least {_LEAST}")
     return int(text)
 

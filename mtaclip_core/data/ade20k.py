@@ -9,7 +9,7 @@ import numpy as np
 from mtaclip_core.ade20k_labels import ADE20K
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, MissingLabelsError, list_pngs, read_ids, read_pair
+from mtaclip_core.data.image_files import NO_ID, MissingLabelsError, list_pngs, read_ids, read_pair, without_image
 from mtaclip_core.labels import UNLABELLED
 
 _EXPECTED = "ADE20K-150 values: 0 (unlabelled) and 1-150"
@@ -55,6 +55,9 @@ class ADE20K150(SegmentationDataset):
 
     def label(self, index: int) -> np.ndarray:
         return read_ids(self.files(index)[1], _TABLE, _EXPECTED)
+
+    def labels_without_image(self) -> list[Path]:
+        return without_image(self._labels.glob("*.png"), {f"{name}.png" for name in self.names})
 
     def files(self, index: int) -> tuple[Path, Path]:
         name = self.names[index]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.dataset import Sample, SegmentationDataset
-from mtaclip_core.data.image_files import NO_ID, MissingLabelsError, list_pngs, read_ids, read_pair
+from mtaclip_core.data.image_files import NO_ID, MissingLabelsError, list_pngs, read_ids, read_pair, without_image
 from mtaclip_core.labels import CAMVID, UNLABELLED
 
 FILE_UNLABELLED = 11
@@ -58,6 +58,9 @@ class CamVid(SegmentationDataset):
 
     def label(self, index: int) -> np.ndarray:
         return read_ids(self.files(index)[1], _TABLE, _EXPECTED)
+
+    def labels_without_image(self) -> list[Path]:
+        return without_image(self.label_folder.glob("*.png"), {p.name for p in self.image_folder.glob("*.png")})
 
     def files(self, index: int) -> tuple[Path, Path]:
         file = f"{self.names[index]}.png"

@@ -39,32 +39,34 @@ def main(argv: list[str]) -> int | None:
     for problem in problems:
         print(problem)
     if problems:
-        raise UserError(f"{args.data} {args.split}: {len(problems)} of {len(dataset)} frames cannot be used")
+        plural = "s" * (len(problems) > 1)
+        raise UserError(f"{args.data} {args.split}: {len(problems)} problem{plural} with {len(dataset)} frames")
     print(f"{args.data} {args.split}: {len(dataset)} frames, {len(dataset.space)} classes, nothing wrong")
     return 0
 
 
 def check_dataset(dataset: SegmentationDataset, *, decode: bool = False, progress: bool = True) -> list[str]:
-    """Look at the files of every frame; missing ones were found when the data set was opened.
+    """Look at the files of every frame; missing labels were found when the data set was opened.
 
     Args:
         decode: read images whole and not only their sizes.
         progress: show a bar on stderr.
 
     Returns:
-        One line for each frame that cannot be used, in the order of the data set.
+        One line for each frame that cannot be used, in the order of the data set, then one for each missing image.
     """
+    lost = [f"{path}: the image of this label is missing" for path in dataset.labels_without_image()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders run outside Python's lock
         found: Iterable[str | None] = pool.map(partial(_problem, dataset, decode), range(len(dataset)))
         bar = tqdm(found, total=len(dataset), desc="check files", unit="frame", file=sys.stderr, disable=not progress)
-        return [problem for problem in bar if problem is not None]
+        return [problem for problem in bar if problem is not None] + lost
 
 
 def require_sound(datasets: Iterable[SegmentationDataset], *, progress: bool = True) -> None:
     """Check several data sets.
 
     Raises:
-        UserError: frames cannot be used; the first few are named.
+        UserError: frames cannot be used or are not there; the first few are named.
     """
     problems = [p for dataset in datasets for p in check_dataset(dataset, progress=progress)]
     if problems:

@@ -16,6 +16,7 @@ from mtaclip_core.data.image_files import (
     read_instances,
     read_pair,
     some,
+    without_image,
 )
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID, UNLABELLED
 
@@ -47,6 +48,7 @@ class Cityscapes(SegmentationDataset):
         """
         self.root = Path(path).expanduser()
         image_folder, label_folder = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
+        self._label_folder = label_folder
         for folder in (self.root, image_folder, label_folder):
             if not split or not folder.is_dir():
                 raise UserError(
@@ -69,6 +71,9 @@ class Cityscapes(SegmentationDataset):
 
     def label(self, index: int) -> np.ndarray:
         return read_ids(self.label_path(index), _TRAIN_IDS, _EXPECTED)
+
+    def labels_without_image(self) -> list[Path]:
+        return without_image(self._label_folder.glob(f"*/*{_LABEL}"), {f"{name}{_LABEL}" for name in self.names})
 
     def files(self, index: int) -> tuple[Path, Path]:
         return self._images[index], self.label_path(index)

@@ -37,11 +37,12 @@ class CustomSet(SegmentationDataset):
         if not split or Path(split).name != split:
             raise UserError(f"split '{split}' of {self.description.path} must be the name of a folder")
         images, labels = (p.replace("{split}", split) for p in (self.description.images, self.description.labels))
+        self._label_pattern = labels
         self._files: list[tuple[Path, Path]] = []
         self.names = []
         missing = []
         for key in self._keys(images):
-            pair = self._root / images.replace("{name}", key), self._root / labels.replace("{name}", key)
+            pair = self._path(images, key), self._path(labels, key)
             self._files.append(pair)
             self.names.append(key.replace("/", "_"))
             if not pair[1].is_file():
@@ -68,17 +69,28 @@ class CustomSet(SegmentationDataset):
             return read_colour_ids(path, self.description.id_of_colour, self._expected)
         return read_ids(path, self.description.id_of_value, self._expected)
 
+    def labels_without_image(self) -> list[Path]:
+        if "{split}" in self.description.images and "{split}" not in self.description.labels:
+            return []  # the labels of the other splits lie there too
+        labels = [self._path(self._label_pattern, key) for key in self._keys(self._label_pattern)]
+        known = {label for _, label in self._files}
+        return [label for label in labels if label not in known]
+
     def files(self, index: int) -> tuple[Path, Path]:
         return self._files[index]
 
+    def _path(self, pattern: str, key: str) -> Path:
+        return self._root / pattern.replace("{name}", key)
+
     def _keys(self, pattern: str) -> list[str]:
         """What `{name}` stands for in the files there are, sorted."""
-        before, after = (re.escape(part) for part in pattern.split("{name}"))
+        whole = (self._root / pattern).as_posix()  # patterns may begin with `./` or `/`
+        before, after = (re.escape(part) for part in whole.split("{name}"))
         expression = re.compile(f"{before}(.+){after}")
-        start = Path(pattern.split("{name}")[0] + "x").parent  # no other folder needs to be searched
+        start = Path(whole.split("{name}")[0] + "x").parent  # no other folder needs to be searched
         found = []
-        for path in (self._root / start).rglob("*"):
-            match = expression.fullmatch(path.relative_to(self._root).as_posix())
+        for path in start.rglob("*"):
+            match = expression.fullmatch(path.as_posix())
             if match and not path.name.startswith(".") and path.is_file():
                 found.append(match[1])
         return sorted(found)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelSpace
+
+T = TypeVar("T")
+
+READ_AHEAD = 2
+"""Frames that are read before they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ class SegmentationDataset(ABC):
         """
 
     @abstractmethod
+    def labels_without_image(self) -> list[Path]:
+        """Label files of the split that belong to no image, sorted: an image that got lost on its way here."""
+
+    @abstractmethod
     def files(self, index: int) -> tuple[Path, Path]:
         """The frame's image file and label file."""
 
@@ -88,6 +100,25 @@ def open_dataset(spec: str, split: str) -> SegmentationDataset:
     if not colon or kind not in kinds:
         raise UserError(f"data '{spec}': expected KIND:PATH with KIND one of {', '.join(kinds)}, or a .yaml file")
     return kinds[kind](path, split)
+
+
+def read_ahead(read: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
+    """`read` of every index in turn, while the caller uses one the next ones are read by a thread.
+
+    Raises:
+        UserError: what `read` raised, when its frame is due.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(read, index))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def label_space(classes: str) -> LabelSpace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -179,6 +179,11 @@ def list_pngs(folder: Path, pattern: str = "*.png") -> list[Path]:
     if not found:
         raise UserError(f"{folder}: no image matches {pattern}")
     return found
+
+
+def without_image(labels: Iterable[Path], expected: Container[str]) -> list[Path]:
+    """The label files, sorted, whose names are not among those that the images ask for; hidden ones left out."""
+    return sorted(path for path in labels if path.name not in expected and not path.name.startswith("."))
 
 
 def some(items: Sequence[str], limit: int = 3) -> str:

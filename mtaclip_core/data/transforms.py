@@ -28,8 +28,7 @@ class Augmentation:
 
     def __init__(self, config: AugmentConfig, mean: Sequence[float], std: Sequence[float]) -> None:
         self.config = config
-        # torchvision's own defaults are the SSD recipe; hue is a fraction of the circle.
-        self.colour = v2.RandomPhotometricDistort() if config.colour else None
+        self.colour = _photometric_distortion(config.swap_channels) if config.colour else None
         self.mean = torch.tensor(mean)[:, None, None] * 255.0
         self.std = torch.tensor(std)[:, None, None] * 255.0
 
@@ -48,8 +47,7 @@ class Augmentation:
 
     def _crop(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         height, width = self.config.crop
-        low, high = self.config.scale
-        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        scale = draw_scale(self.config, rng)
         # Window in source pixels; where it is larger than the image, the rest is padding.
         wanted_h, wanted_w = height / scale, width / scale
         h, w = min(image.shape[0], round(wanted_h)), min(image.shape[1], round(wanted_w))
@@ -69,6 +67,31 @@ class Augmentation:
             image = cv2.copyMakeBorder(image, *border, value=(124, 116, 104))
             label = cv2.copyMakeBorder(label, *border, value=UNLABELLED)
         return image, label
+
+
+def draw_scale(config: AugmentConfig, rng: np.random.Generator) -> float:
+    """Size of an augmented image, relative to its source."""
+    low, high = config.scale
+    if config.scale_steps:
+        return float(rng.choice(np.linspace(low, high, config.scale_steps)))
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _photometric_distortion(swap_channels: bool) -> v2.Transform:
+    """SSD's: brightness, contrast, saturation and hue, each in half of the images, contrast first or last."""
+    if swap_channels:
+        return v2.RandomPhotometricDistort()
+    brightness, contrast, saturation, hue = (  # the same ranges; hue is a fraction of the circle
+        v2.RandomApply([jitter])
+        for jitter in (
+            v2.ColorJitter(brightness=(0.875, 1.125)),
+            v2.ColorJitter(contrast=(0.5, 1.5)),
+            v2.ColorJitter(saturation=(0.5, 1.5)),
+            v2.ColorJitter(hue=0.05),
+        )
+    )
+    orders = (brightness, contrast, saturation, hue), (brightness, saturation, hue, contrast)
+    return v2.RandomChoice([v2.Compose(order) for order in orders])
 
 
 def _class_balanced_pixel(label: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
@@ -100,6 +123,7 @@ class SampleStream(Dataset):
         self, sources: Sequence[SourceConfig], space: LabelSpace, augment: Augmentation, *, seed: int, cache: bool
     ) -> None:
         self.datasets = [open_dataset(s.data, s.split) for s in sources]
+        self.sources = [f"{s.data} {s.split}" for s in sources]
         self.tables = [space.index_of_id[join(d.space, space)] for d in self.datasets]
         self.augment = augment
         self.seed = seed
@@ -133,8 +157,10 @@ class SampleStream(Dataset):
         return self.augment(joined, int(np.random.default_rng([self.seed, n]).integers(2**62)))
 
     def name(self, n: int) -> str:
+        """What messages call sample n; names of frames are unique in one source alone."""
         source, frame = self.locate(n)
-        return self.datasets[source].names[frame]
+        name = self.datasets[source].names[frame]
+        return name if len(self.datasets) == 1 else f"{name} of {self.sources[source]}"
 
 
 class StepSampler(Sampler[int]):

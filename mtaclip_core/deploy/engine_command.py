@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mtaclip_core.bundle import load_bundle
-from mtaclip_core.cli import Parser, UserError
+from mtaclip_core.cli import Parser, UserError, positive
 from mtaclip_core.data.dataset import open_dataset
 from mtaclip_core.runtime.engine_settings import EngineSettings, Shape, parse_shape
 from mtaclip_core.runtime.segmenter import load_tensorrt
@@ -31,10 +31,10 @@ def main(argv: list[str]) -> int | None:
     )
     parser.add_argument("--data", metavar="KIND:PATH", help="for int8: images that the value ranges are taken from")
     parser.add_argument("--split", default="train", help="of --data (default: %(default)s)")
-    parser.add_argument("--frames", type=_positive, default=64, help="images of --data (default: %(default)s)")
+    parser.add_argument("--frames", type=positive, default=64, help="images of --data (default: %(default)s)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="default: $MTACLIP_ENGINE_CACHE")
     parser.add_argument("--device", type=int, metavar="ID", help="CUDA device (default: $MTACLIP_CUDA_DEVICE or 0)")
-    parser.add_argument("--workspace", type=_positive, metavar="MIB", help="most scratch memory of a layer")
+    parser.add_argument("--workspace", type=positive, metavar="MIB", help="most scratch memory of a layer")
     parser.add_argument("--again", action="store_true", help="build even what is in the cache")
     args = parser.parse_args(argv)
     if args.precision == "int8" and not args.data:
@@ -68,9 +68,3 @@ def _shape(text: str) -> Shape:
         return parse_shape(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
-    return int(text)

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from mtaclip_core.bundle import Bundle
+from mtaclip_core.bundle import ONNX, Bundle
 from mtaclip_core.cli import UserError
 
 REVISION = 1
@@ -59,7 +59,7 @@ def engine_onnx(bundle: Bundle, precision: str, calibration: Iterable[np.ndarray
             f"building an engine needs the package {error.name}: pip install {error.name}, or build the engine where "
             f"it is installed (same GPU, driver and TensorRT) and copy the cache folder"
         ) from error
-    model = bundle.onnx_path.read_bytes()
+    model = bundle.read(ONNX)
     if precision != bundle.precision:
         assert precision in get_args(graph_precision.Precision)
         model = graph_precision.typed_onnx(model, precision, calibration=calibration)  # type: ignore[arg-type]

@@ -14,8 +14,7 @@ from mtaclip_core.labels import UNLABELLED, LabelSpace
 from mtaclip_core.modeling.deformable_attention import set_sampling
 
 MAPS_PER_BLOCK = 20
-"""Class maps beyond this many are resized and compared in blocks of rows, so that they never stand in memory whole."""
-MAX_BLOCKS = 8  # as many rows as the smallest frame has
+"""Class maps beyond this many are resized and compared in blocks of rows, so that no more numbers stand in memory."""
 
 
 class ClassMapModel(Protocol):
@@ -101,7 +100,7 @@ class DeployedSegmenter(nn.Module):
         # The sum of the resized maps is the resized sum: one more map instead of one more pass over all of them.
         stacked = torch.cat([maps, maps.sum(dim=1, keepdim=True)], dim=1)
         columns = bilinear_matrix(maps.shape[3], width, maps.device).T
-        blocks = min(MAX_BLOCKS, -(-maps.shape[1] // MAPS_PER_BLOCK))
+        blocks = -(-maps.shape[1] // MAPS_PER_BLOCK)
         if blocks == 1:
             label, confidence = self._best(bilinear_matrix(maps.shape[2], height, maps.device) @ (stacked @ columns))
         else:

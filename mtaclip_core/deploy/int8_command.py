@@ -10,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from mtaclip_core.bundle import MANIFEST, OPENVINO_INT8, Bundle, load_bundle, write_bundle
-from mtaclip_core.cli import Parser, UserError
+from mtaclip_core.bundle import (
+    MANIFEST,
+    OPENVINO_INT8,
+    OPENVINO_INT8_WEIGHTS,
+    Bundle,
+    check_destination,
+    load_bundle,
+    write_bundle,
+)
+from mtaclip_core.cli import Parser, UserError, positive
 from mtaclip_core.data.dataset import SegmentationDataset, open_dataset
 from mtaclip_core.deploy.openvino_int8 import Quantised, Validation, quantise
 from mtaclip_core.runtime.segmenter import load_segmenter
@@ -33,8 +41,8 @@ def main(argv: list[str]) -> int | None:
         metavar="SPLIT",
         help="images that the value ranges are taken from; keep them apart from --split (default: %(default)s)",
     )
-    parser.add_argument("--frames", type=_positive, default=64, help="calibration images (default: %(default)s)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only N images of --split, evenly spread")
+    parser.add_argument("--frames", type=positive, default=64, help="calibration images (default: %(default)s)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N images of --split, evenly spread")
     parser.add_argument(
         "--max-drop",
         type=_share,
@@ -45,6 +53,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--out", required=True, type=Path, metavar="models/NAME-int8", help="folder to write")
     args = parser.parse_args(argv)
 
+    check_destination(args.out)
     bundle = load_bundle(args.bundle)
     if bundle.precision != "f32":
         raise UserError(f"the graph of bundle '{bundle.name}' is {bundle.precision} already; start from one in f32")
@@ -113,7 +122,7 @@ def write_int8(
     files: dict[str, Path | bytes] = {name: bundle.path / name for name in meta["files"] if name != MANIFEST}
     if card is not None:
         files["README.md"] = card.encode()
-    files[OPENVINO_INT8], files[OPENVINO_INT8.removesuffix(".xml") + ".bin"] = graph
+    files[OPENVINO_INT8], files[OPENVINO_INT8_WEIGHTS] = graph
     return write_bundle(
         out,
         space=bundle.space,
@@ -139,12 +148,6 @@ def _spread(dataset: SegmentationDataset, count: int | None) -> list[int]:
     """`count` positions over the whole data set, all of them where there are no more."""
     total = len(dataset)
     return np.unique(np.linspace(0, total - 1, min(count or total, total)).round().astype(int)).tolist()
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -14,7 +14,7 @@ from mtaclip_core.deploy import onnx_graph
 from mtaclip_core.deploy.onnx_graph import Constants
 from mtaclip_core.deploy.precision import half_graph, leads_to_decision, parse_onnx, prepared
 
-OPSET = 19  # the first one whose Q/DQ take float16 scales; TensorRT 10 reads up to 20
+OPSET = 19  # the first one whose Q/DQ take float16 scales; from 20 on TensorRT misreads GridSample
 LEVELS = 127  # symmetric: -127 to 127
 _LEAST_SCALE = 2.0**-20  # float16 holds it
 _WEIGHT_AXIS = {"Conv": 0, "MatMul": 1, "Gemm": 1}  # output channels
@@ -31,13 +31,16 @@ def quantised_onnx(onnx_bytes: bytes, calibration: Iterable[np.ndarray]) -> byte
         calibration: frames (H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: no calibration frames, onnxruntime is not installed, the file is no ONNX graph.
+        UserError: no calibration frames, onnxruntime is not installed, the file is no ONNX graph or one without
+            products to quantise.
     """
     exact = prepared(parse_onnx(onnx_bytes))
     model = onnx.ModelProto.FromString(exact.SerializeToString())
     kept = leads_to_decision(model)
     half_graph(model)
     products = _products(model.graph, kept)
+    if not products:
+        raise UserError("this graph has no product that could read int8; take precision fp16")
     ranges = activation_ranges(exact, sorted({source for _, source in products}), calibration)
     _insert(model.graph, products, ranges)
     model.opset_import[0].version = OPSET

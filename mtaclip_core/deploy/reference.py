@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +23,11 @@ STORED_MAP_BYTES = 128 * 1024
 _KINDS = ("image", "label", "confidence")
 _MAX_PIXELS = 4096 * 4096
 _MAX_MAP_BYTES = 256 * 1024**2
+# What zipfile and NumPy raise at files that are damaged or made to harm.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError, KeyError, ValueError, TypeError, EOFError),
+    *(OverflowError, OSError, RuntimeError),
+)
 
 
 @dataclass(frozen=True)
@@ -86,15 +92,13 @@ def load_reference(bundle: Bundle) -> Reference:
         raise UserError(
             f"bundle '{bundle.path}' has no {missing[0]}, which its answers are held against; export it again"
         )
-    images = [
-        cv2.cvtColor(_read_png(bundle.path / f"reference/{i}_image.png", 3), cv2.COLOR_BGR2RGB) for i in range(IMAGES)
-    ]
+    images = [cv2.cvtColor(_read_png(bundle, f"reference/{i}_image.png", 3), cv2.COLOR_BGR2RGB) for i in range(IMAGES)]
     label, confidence = (
-        [_read_png(bundle.path / f"reference/{i}_{kind}.png", 1) for i in range(IMAGES)] for kind in _KINDS[1:]
+        [_read_png(bundle, f"reference/{i}_{kind}.png", 1) for i in range(IMAGES)] for kind in _KINDS[1:]
     )
     if len({array.shape[:2] for array in (*images, *label, *confidence)}) != 1:
         raise UserError(f"the reference images and labels of bundle '{bundle.path}' differ in size; export it again")
-    maps, step = _read_maps(bundle.path / CLASS_MAPS)
+    maps, step = _read_maps(bundle)
     return Reference(np.stack(images), np.stack(label), np.stack(confidence), maps, step)
 
 
@@ -102,27 +106,30 @@ def _png(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 
-def _read_png(path: Path, channels: int) -> np.ndarray:
-    raw = path.read_bytes()
+def _read_png(bundle: Bundle, name: str, channels: int) -> np.ndarray:
+    raw = bundle.read(name)
     width, height = struct.unpack(">II", raw[16:24]) if raw[:8] == b"\x89PNG\r\n\x1a\n" and len(raw) > 24 else (0, 0)
     if not 0 < width * height <= _MAX_PIXELS:
-        raise UserError(f"'{path}' is not a PNG of at most {_MAX_PIXELS} pixels; export the bundle again")
+        raise UserError(f"'{bundle.path / name}' is not a PNG of at most {_MAX_PIXELS} pixels; export the bundle again")
     image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
     if image is None:
-        raise UserError(f"'{path}' is not a readable PNG; export the bundle again")
+        raise UserError(f"'{bundle.path / name}' is not a readable PNG; export the bundle again")
     return image
 
 
-def _read_maps(path: Path) -> tuple[np.ndarray, int]:
+def _read_maps(bundle: Bundle) -> tuple[np.ndarray, int]:
     """Class maps and step; bundles from before the grid hold every pixel and name no step."""
+    path, stream = bundle.path / CLASS_MAPS, io.BytesIO(bundle.read(CLASS_MAPS))
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(stream) as archive:
             for member in archive.infolist():
                 _check_declared(archive, member)
-        with np.load(path, allow_pickle=False) as arrays:
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
             maps, step = arrays["class_maps"], int(arrays["step"]) if "step" in arrays else 1
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError, NotImplementedError) as error:
-        raise UserError(f"'{path}' does not hold class maps ({error}); export the bundle again") from error
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"'{path}' does not hold class maps ({reason}); export the bundle again") from error
     if maps.ndim != 4 or len(maps) != IMAGES or maps.dtype != np.float16 or not 1 <= step <= 8192:
         raise UserError(
             f"'{path}' does not hold class maps ({maps.dtype} {maps.shape}, step {step}; expected float16 "
@@ -133,6 +140,8 @@ def _read_maps(path: Path) -> tuple[np.ndarray, int]:
 
 def _check_declared(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     """An array's own header decides what NumPy allocates: it must fit the bytes that are there, and those a bound."""
+    if member.file_size > _MAX_MAP_BYTES or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} takes {member.file_size} bytes, or is packed in an unusual way")
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -140,5 +149,5 @@ def _check_declared(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         size = dtype.itemsize
         for side in shape:  # plain integers, which do not overflow
             size *= side
-        if min((*shape, 0)) < 0 or size > _MAX_MAP_BYTES or stream.tell() + size != member.file_size:
+        if min((*shape, 0)) < 0 or stream.tell() + size != member.file_size:
             raise ValueError(f"{member.filename} says {dtype} {shape}, which is not what it holds")

@@ -64,9 +64,10 @@ class Criterion(nn.Module):
         """`target_counts` of labels for this objective."""
         return target_counts(labels, self.pixel_weight, queries, self.config.no_object)
 
-    def normalisers(self, counts: Tensor, parts: int = 1) -> Normalisers:
+    def normalisers(self, counts: Tensor, parts: int = 1, processes: int = 1) -> Normalisers:
         """`step_normalisers` for this objective."""
-        return step_normalisers(counts, weighted=self.config.mask_normaliser == "weighted", parts=parts)
+        weighted = self.config.mask_normaliser == "weighted"
+        return step_normalisers(counts, weighted=weighted, parts=parts, processes=processes)
 
     def forward(
         self,

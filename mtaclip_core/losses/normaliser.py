@@ -45,20 +45,15 @@ def target_counts(labels: Tensor, pixel_weight: Tensor, queries: int, no_object:
     return result
 
 
-def step_normalisers(counts: Tensor, *, weighted: bool, parts: int = 1) -> Normalisers:
-    """Divisors for every part of a step on this process.
+def step_normalisers(counts: Tensor, *, weighted: bool, parts: int = 1, processes: int = 1) -> Normalisers:
+    """Divisors for every part of a step on each of its processes.
 
-    Where several processes train, this is a collective call: gradients are averaged over the processes afterwards, so
-    that each divides by the sum of all counts per process.
+    Gradients are averaged over the processes afterwards, so that each divides by the sum of all counts per process.
 
     Args:
-        counts: `target_counts` of all of this process's samples.
+        counts: `target_counts` of all samples of the step, summed over the processes.
         weighted: mask and dice losses are divided by the weight of the queries (MTA-CLIP's release).
     """
-    counts, processes = counts.clone(), 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(counts)
-        processes = torch.distributed.get_world_size()
     matched, queries, pixels = (counts.float()[i] for i in range(3))
     masks = queries if weighted else matched
     # At least one, as in Mask2Former; the weights of queries may be fractions.

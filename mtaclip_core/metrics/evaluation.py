@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.data.cityscapes import Cityscapes
-from mtaclip_core.data.dataset import Sample, SegmentationDataset
+from mtaclip_core.data.dataset import Sample, SegmentationDataset, read_ahead
 from mtaclip_core.data.image_files import check_pair, read_rgb
 from mtaclip_core.labels import CITYSCAPES, CITYSCAPES_IDS, LABEL_ID_TO_TRAIN_ID, LabelSpace, common_space, join
 from mtaclip_core.metrics.boundary_iou import BoundaryIoU
@@ -25,6 +25,9 @@ from mtaclip_core.runtime.segmenter import Segmenter
 
 LabelFunction = Callable[[np.ndarray], np.ndarray]
 """(H, W, 3) uint8 RGB -> (H, W) uint8 ids of the model's space, 255 for none."""
+
+Writer = Callable[[int, np.ndarray], None]
+"""Takes the index of a frame and its (H, W) uint8 ids."""
 
 Labels = Segmenter | LabelFunction | PredictionFolder
 """Where predictions come from."""
@@ -114,6 +117,21 @@ class FrameCounts:
     boundary: BoundaryIoU | None = None
 
 
+@dataclass(frozen=True)
+class _Files:
+    """What the files of a frame hold, each read once.
+
+    Attributes:
+        image: None where the prediction is in a file.
+        truth: ids of `Comparison._of_file`.
+        instances: of Cityscapes, where they are counted and there.
+    """
+
+    image: np.ndarray | None
+    truth: np.ndarray
+    instances: np.ndarray | None = None
+
+
 class Comparison:
     """Predictions beside a data set, both brought into a common space.
 
@@ -159,7 +177,12 @@ class Comparison:
         predicted = self._predict(index, sample.image)
         return ComparedFrame(sample, self._of_truth[sample.label], self._of_model[predicted])
 
-    def count(self, index: int, write: Callable[[int, np.ndarray], None] | None = None) -> FrameCounts:
+    def counts(self, indices: Sequence[int], write: Writer | None = None) -> Iterator[FrameCounts]:
+        """`count` of frames in turn, each with the files of the next ones being read meanwhile."""
+        for index, files in zip(indices, read_ahead(self._read, indices), strict=True):
+            yield self._count(index, files, write)
+
+    def count(self, index: int, write: Writer | None = None) -> FrameCounts:
         """Compare one frame; the image of a frame whose prediction stands in a file is not read.
 
         Args:
@@ -168,13 +191,15 @@ class Comparison:
         Raises:
             UserError: a file of the data set or of the predictions is missing or wrong.
         """
-        image, truth = self._read(index)
-        predicted = self._predict(index, image)
+        return self._count(index, self._read(index), write)
+
+    def _count(self, index: int, files: _Files, write: Writer | None) -> FrameCounts:
+        truth, instances = files.truth, files.instances
+        predicted = self._predict(index, files.image)
         source = self._labels.paths[index] if isinstance(self._labels, PredictionFolder) else "the prediction"
         self._check_size(source, predicted, index, truth)
         if write is not None:
             write(index, predicted)
-        instances = None if self._official is None else self._official.instances(index)
         if self._official is not None and instances is not None:
             self._check_size(self._official.instances_path(index), instances, index, truth)
         (true, guessed, *instance), pixels = runs(truth, predicted, *([] if instances is None else [instances]))
@@ -188,19 +213,18 @@ class Comparison:
             boundary.update(self._of_file[truth], self._of_model[predicted])
         return FrameCounts(index, self.dataset.names[index], confusion, official, boundary)
 
-    def _read(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
-        """The image, None where the prediction is in a file, and the truth in the ids of `_of_file`; each read once."""
+    def _read(self, index: int) -> _Files:
         image_path, label_path = self.dataset.files(index)
         from_files = isinstance(self._labels, PredictionFolder)
         if self._official is not None:
             image, truth = None if from_files else read_rgb(image_path), self._official.label_ids(index)
             if image is not None:
                 check_pair(image_path, image.shape[:2], label_path, truth.shape)
-            return image, truth
+            return _Files(image, truth, self._official.instances(index))
         if from_files:
-            return None, self.dataset.label(index)
+            return _Files(None, self.dataset.label(index))
         sample = self.dataset[index]
-        return sample.image, sample.label
+        return _Files(sample.image, sample.label)
 
     def _predict(self, index: int, image: np.ndarray | None) -> np.ndarray:
         if isinstance(self._labels, PredictionFolder):
@@ -234,7 +258,7 @@ def evaluate_segmenter(
         UserError: a file of the data set is missing or wrong, or the classes cannot be joined.
     """
     comparison = Comparison(labels, dataset, space)
-    return fold(comparison.space, map(comparison.count, range(len(dataset))), len(dataset), progress)
+    return fold(comparison.space, comparison.counts(range(len(dataset))), len(dataset), progress)
 
 
 def fold(space: LabelSpace, frames: Iterable[FrameCounts], count: int, progress: bool) -> EvaluationResult:

@@ -70,7 +70,7 @@ class InstanceIoU:
         numbers = instances.take(inside).astype(np.int32) - _FIRST_INSTANCE
         hits = _HIT.take((numbers // 1000 << 8) + prediction.take(inside))
         counts = np.bincount(numbers * 3 + hits, pixels.take(inside), 3 * (int(numbers.max()) + 1)).reshape(-1, 3)
-        sizes = counts.sum(1)
+        sizes = counts[:, 0] + counts[:, 1] + counts[:, 2]  # faster than a sum over rows of three
         present = np.flatnonzero(sizes)
         classes = _CLASS_OF_GROUP[present // 1000]
         present, classes = present[classes >= 0], classes[classes >= 0]

@@ -62,7 +62,7 @@ def prediction_writer(
 ) -> Callable[[int, np.ndarray], None]:
     """A function that writes what was predicted for a frame as `NAME.png`, in the ids that `PredictionFolder` reads.
 
-    For Cityscapes the files are what its benchmark server takes.
+    For Cityscapes the files are what its benchmark server takes: label ids alone, `unlabeled` where there is no class.
 
     Args:
         space: of the ids to write.
@@ -70,7 +70,10 @@ def prediction_writer(
     Raises:
         UserError: the model's classes cannot be said in the classes of the data, or the folder cannot be made.
     """
-    table = join(space, CITYSCAPES_IDS if isinstance(dataset, Cityscapes) else dataset.space)
+    cityscapes = isinstance(dataset, Cityscapes)
+    table = join(space, CITYSCAPES_IDS if cityscapes else dataset.space)
+    if cityscapes:
+        table = np.where(table == UNLABELLED, np.uint8(CITYSCAPES_IDS.names.index("unlabeled")), table)
     prepare_file(folder / "NAME.png")
 
     def write(index: int, predicted: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import cv2
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mtaclip_core.files import write_text
 from mtaclip_core.labels import LabelSpace
@@ -96,7 +97,9 @@ def write_report(
 
 
 def figure_uri(figure: Figure) -> str:
-    """A matplotlib figure as a PNG data URI."""
+    """A matplotlib figure as a PNG data URI. Dollars in its texts are dollars: names of classes are no formulas."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
     return _uri("png", buffer.getvalue())

@@ -10,7 +10,7 @@ import numpy as np
 
 _SHIFT = 3
 _WORD = 1 << _SHIFT
-_BLOCK = 1 << 18
+_BLOCK = 1 << 19
 """Pixels worked on at once, a multiple of a word: what is known of them stays in the processor's cache."""
 
 
@@ -28,21 +28,24 @@ def runs(*images: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     lines = [np.ravel(image) for image in images]
     size = lines[0].size
     changes, other = np.empty((2, min(_BLOCK, -(-size // _WORD) * _WORD)), bool)
-    words = changes.view(np.uint64)
+    words, other_words = changes.view(np.uint64), other.view(np.uint64)
     values: list[list[np.ndarray]] = [[line[:0]] for line in lines]
     ends = [np.array([-1])]
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size - 1)
         count = stop - start
-        changes[count:] = False
         np.not_equal(lines[0][start + 1 : stop + 1], lines[0][start:stop], out=changes[:count])
         for line in lines[1:]:
             np.not_equal(line[start + 1 : stop + 1], line[start:stop], out=other[:count])
-            np.logical_or(changes[:count], other[:count], out=changes[:count])
+            np.bitwise_or(words, other_words, out=words)
+        changes[count:] = False
         changes[count : count + 1] = True  # the very last pixel, which no other follows
         changed = np.flatnonzero(words != 0)
         inside = np.flatnonzero(words.take(changed).view(bool))
-        ends.append((changed.take(inside >> _SHIFT) << _SHIFT) + (inside & (_WORD - 1)) + start)
+        changed = (changed << _SHIFT) + start
+        end = changed.take(inside >> _SHIFT)
+        end += inside & (_WORD - 1)
         for found, line in zip(values, lines, strict=True):
-            found.append(line.take(ends[-1]))
+            found.append(line.take(end))
+        ends.append(end)
     return [np.concatenate(found) for found in values], np.diff(np.concatenate(ends))

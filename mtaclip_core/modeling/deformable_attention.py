@@ -45,6 +45,8 @@ def deformable_attention(
         raise ValueError(f"value has {value.shape[1]} positions, but the levels {list(sizes)} have another number")
     if sampling == "grid_sample" and value.device.type == "cpu" and not torch.compiler.is_compiling():
         out = SparseSampling.apply(value.float(), sizes, locations.float(), weights.float())
+    elif sampling == "grid_sample" and torch.compiler.is_exporting():
+        out = _head_by_head(value, sizes, locations.float(), weights.float())
     elif sampling == "grid_sample":
         out = _by_grid_sample(value, sizes, locations.float(), weights.float())
     elif sampling == "gather":
@@ -72,6 +74,31 @@ def _by_grid_sample(
         out = part if out is None else out + part
     assert out is not None
     return out.reshape(batch, heads * channels, queries).transpose(1, 2)
+
+
+def _head_by_head(
+    value: torch.Tensor, sizes: Sequence[Size], locations: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """`_by_grid_sample` in pieces that stay in the cache of a CPU core, without a sum over an axis.
+
+    The form of exported graphs: OpenVINO takes 7 % less time for a ResNet-50 model at 512x1024, in bfloat16 22 %, and
+    5 s more to compile it.
+    """
+    grids = (2.0 * locations - 1.0).permute(2, 3, 4, 0, 1, 5)  # (M, L, P, B, N, 2)
+    shares = weights.permute(2, 3, 4, 0, 1)  # (M, L, P, B, N)
+    levels = value.float().permute(2, 0, 3, 1).split([h * w for h, w in sizes], 3)  # (M, B, d, h*w)
+    found = []
+    for head in range(value.shape[2]):
+        out = None
+        for level, size in enumerate(sizes):
+            image = levels[level][head].unflatten(2, size)
+            for grid, share in zip(grids[head, level], shares[head, level], strict=True):
+                samples = F.grid_sample(image, grid[:, None], "bilinear", "zeros", align_corners=False)
+                part = samples[:, :, 0] * share[:, None]  # (B, d, N)
+                out = part if out is None else out + part
+        assert out is not None
+        found.append(out)
+    return torch.cat(found, 1).transpose(1, 2)
 
 
 def _by_gather(

@@ -34,7 +34,7 @@ Depths = Annotated[list[Count], Field(min_length=4, max_length=4)]
 class _Given(BaseModel):
     """Defaults are those of the `transformers` package, which leaves them out of files; further keys are its own."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class SwinConfig(_Given):

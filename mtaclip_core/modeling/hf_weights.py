@@ -111,7 +111,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                         tensors[name] = opened.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise UserError(f"'{file}' is not a readable safetensors file ({error}); is it complete?") from error
-    return translate(tensors)
+    try:
+        return translate(tensors)
+    except (RuntimeError, ValueError) as error:  # of cutting and joining matrices
+        raise UserError(f"the weights in '{folder}' have shapes that no Mask2Former has ({error})") from error
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -21,6 +21,8 @@ from mtaclip_core.cli import UserError
 from mtaclip_core.runtime.engine_settings import Mismatch
 
 FORMAT = 1
+MAX_PLAN_BYTES = 8 * 1024**3
+"""More than the engine of any graph that fits into one file (2 GB)."""
 _MAX_JSON_BYTES = 64 * 1024
 _SHAPES = re.compile(r"\d{1,5}(x\d{1,5}){3}( \d{1,5}(x\d{1,5}){3}){2}")
 
@@ -36,6 +38,7 @@ class EngineKey:
         shapes: least, best and largest `image`, "1x64x64x3 1x1024x2048x3 1x1024x2048x3".
         precision: that stands in the graph: `f32`, `fp16` or `int8`.
         workspace_mb: limit of the scratch memory, 0 for none.
+        calibration: hash of the frames that the scales of int8 were taken from; empty where any will do.
         tensorrt, gpu, compute_capability, driver: where it was built.
     """
 
@@ -45,6 +48,7 @@ class EngineKey:
     shapes: str
     precision: str
     workspace_mb: int
+    calibration: str
     tensorrt: str
     gpu: str
     compute_capability: str
@@ -65,6 +69,8 @@ class EngineKey:
     def difference(self, found: EngineKey) -> str:
         """Which fields of `found` are not as here, in words; empty if none."""
         ours, theirs = asdict(self), asdict(found)
+        if not self.calibration:
+            theirs["calibration"] = ""
         return ", ".join(
             f"{name.replace('_', ' ')} {_short(theirs[name])} where {_short(ours[name])} is needed"
             for name in ours
@@ -117,15 +123,19 @@ class EngineCache:
             BaseException: what `build` raises; the folder is as it was then.
         """
         path = self.folder / key.file_name
+        may_build = build is not None and on_mismatch == "rebuild"
+        # Without the lock first: a folder that cannot be written serves the engines that are in it.
+        engine = None if again else self._look(path, key, may_build)[1]
+        if engine is not None:
+            return engine
         if build is None:
-            plan = self._usable(path, key, on_mismatch, may_build=False)
-            if plan is None:
-                raise UserError(f"there is no engine '{path}' for this model and machine, and none may be built")
-            return CachedEngine(path, key, plan, built=False)
+            raise UserError(f"there is no engine '{path}' for this model and machine, and none may be built")
         with self._locked(path):
-            plan = None if again else self._usable(path, key, on_mismatch, may_build=True)
-            if plan is not None:
-                return CachedEngine(path, key, plan, built=False)
+            problem, engine = ("", None) if again else self._look(path, key, may_build)
+            if engine is not None:  # another process has built it meanwhile
+                return engine
+            if problem:
+                self._say(f"engine '{path}' is built again: {problem}")
             plan = build()
             self._write(path, key, plan)
             return CachedEngine(path, key, plan, built=True)
@@ -138,82 +148,91 @@ class EngineCache:
 
     def has(self, key: EngineKey) -> bool:
         """Whether the engine of exactly this key is there, and whole."""
-        path = self.folder / key.file_name
-        return path.exists() and _check(path, key)[1] is not None
+        return _check(self.folder / key.file_name, key)[1] is not None
 
     def set_aside(self, engine: CachedEngine, why: str) -> Path:
-        """Rename an engine, so that the next start builds it anew and somebody can look at it."""
+        """Rename an engine, so that the next start builds it anew and somebody can look at it.
+
+        Returns:
+            Where it lies now; where it was, if the folder cannot be written.
+        """
         aside = engine.path.with_suffix(".refused")
-        with self._locked(engine.path):
-            os.replace(engine.path, aside)
-            _entry_path(engine.path).unlink(missing_ok=True)
+        try:
+            with self._locked(engine.path):
+                os.replace(engine.path, aside)
+                _entry_path(engine.path).unlink(missing_ok=True)
+        except (UserError, OSError) as error:
+            self._say(f"engine refused ({why}); it stays where it is: {error}")
+            return engine.path
         self._say(f"engine refused ({why}); it is now '{aside}'")
         return aside
 
-    def _usable(self, path: Path, key: EngineKey, on_mismatch: Mismatch, may_build: bool) -> bytes | None:
-        """The plan, if all is as it should be; None with a line about it where it may be built anew."""
-        if not path.exists():
-            return None
-        problem, plan = _check(path, key)
-        if plan is not None:
-            return plan
-        if not may_build or on_mismatch == "refuse":
+    def _look(self, path: Path, key: EngineKey, may_build: bool) -> tuple[str, CachedEngine | None]:
+        """As `_check`. Raises UserError where what is there cannot be used and must not be built anew."""
+        problem, engine = _check(path, key)
+        if problem and not may_build:
             todo = "delete it, allow a rebuild, or run: python -m mtaclip_core.export engine " + key.model
             raise UserError(f"engine '{path}' cannot be used: {problem}; {todo}")
-        self._say(f"engine '{path}' is built again: {problem}")
-        return None
+        return problem, engine
 
     def _write(self, path: Path, key: EngineKey, plan: bytes) -> None:
         """Engine first, then its JSON: whenever this is cut off, the JSON does not fit and the engine is not used."""
         entry = {"format": FORMAT, "key": asdict(key), "sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
         for target, content in ((path, plan), (_entry_path(path), json.dumps(entry, indent=2).encode() + b"\n")):
-            partial = target.with_name(f".{target.name}.{os.getpid()}")
+            partial = target.with_name(f".{target.name}.partial")  # one process at a time: it holds the lock
             try:
                 partial.write_bytes(content)
                 os.replace(partial, target)
             except OSError as error:
                 raise UserError(f"engine '{target}' cannot be written ({error.strerror})") from error
             finally:
-                partial.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    partial.unlink()
 
     @contextlib.contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
         lock = path.with_name(f".{path.name}.lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stream = lock.open("wb")
-        except OSError as error:
-            raise UserError(
-                f"engine cache '{self.folder}' cannot be written ({error.strerror}); "
-                f"set MTACLIP_ENGINE_CACHE to a folder that can"
-            ) from error
-        with stream:  # closing unlocks; the file stays, so that nobody locks one that is being deleted
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._say(f"waiting for another process that builds '{path.name}'")
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # Closing unlocks; the file stays, so that nobody locks one that is being deleted.
+                stream = held.enter_context(lock.open("wb"))
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._say(f"waiting for another process that builds '{path.name}'")
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UserError(
+                    f"engine cache '{self.folder}' cannot be written ({error.strerror}); "
+                    f"set MTACLIP_ENGINE_CACHE to a folder that can"
+                ) from error
             yield
 
 
-def _check(path: Path, key: EngineKey) -> tuple[str, bytes | None]:
-    """What is wrong with an engine file, and its bytes where nothing is."""
+def _check(path: Path, key: EngineKey) -> tuple[str, CachedEngine | None]:
+    """What is wrong with an engine file, or the engine; neither where there is no file."""
+    try:
+        actual = path.stat().st_size
+    except FileNotFoundError:
+        return "", None
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})", None
     entry = _read_entry(_entry_path(path))
     if entry is None:
         return f"'{_entry_path(path).name}', which says what it was built for, is missing or not readable", None
     found, sha256, size = entry
     if difference := key.difference(found):
         return f"it was built for {difference}", None
+    if actual != size or size > MAX_PLAN_BYTES:
+        return f"it has {actual} bytes and was written with {size}: truncated, or another file", None
     try:
-        actual = path.stat().st_size
-        if actual != size:
-            return f"it has {actual} bytes and was written with {size}: truncated, or another file", None
         plan = path.read_bytes()
     except OSError as error:
         return f"it cannot be read ({error.strerror})", None
     if hashlib.sha256(plan).hexdigest() != sha256:
         return "its content is not what was written: damaged, or another file", None
-    return "", plan
+    return "", CachedEngine(path, found, plan, built=False)
 
 
 def _read_entry(path: Path) -> tuple[EngineKey, str, int] | None:
@@ -228,7 +247,7 @@ def _read_entry(path: Path) -> tuple[EngineKey, str, int] | None:
         if not typed or not _SHAPES.fullmatch(key.shapes):
             return None
         return key, str(entry["sha256"]), int(entry["bytes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

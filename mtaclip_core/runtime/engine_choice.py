@@ -25,8 +25,14 @@ def engine_range(shape: Shape, reference_size: tuple[int, ...]) -> Range:
     return Range((1, low[0], low[1], 3), (batch, height, width, 3), (batch, high[0], high[1], 3))
 
 
-def engine_key(bundle: Bundle, precision: str, shapes: Range, gpu: Gpu, workspace_mb: int | None) -> EngineKey:
-    """The key of an engine of this bundle on this machine."""
+def engine_key(
+    bundle: Bundle, precision: str, shapes: Range, gpu: Gpu, workspace_mb: int | None, calibration: str = ""
+) -> EngineKey:
+    """The key of an engine of this bundle on this machine.
+
+    Args:
+        calibration: as of `EngineKey`.
+    """
     options = ", ".join(f"{name} {value}" for name, value in bundle.graph.model_dump().items())
     return EngineKey(
         model=bundle.name,
@@ -35,6 +41,7 @@ def engine_key(bundle: Bundle, precision: str, shapes: Range, gpu: Gpu, workspac
         shapes=str(shapes),
         precision=precision,
         workspace_mb=workspace_mb or 0,
+        calibration=calibration,
         tensorrt=tensorrt_version(),
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,

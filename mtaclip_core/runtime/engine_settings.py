@@ -74,7 +74,7 @@ def parse_shape(text: str) -> Shape:
         UserError: not three whole numbers, or out of bounds.
     """
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+    if len(parts) != 3 or not all(_is_whole(part) for part in parts):
         raise UserError(f"'{text}' is not a shape; write BATCHxHEIGHTxWIDTH, for example 1x1024x2048")
     batch, height, width = (int(part) for part in parts)
     if not (1 <= batch <= MAX_BATCH and 8 <= height <= MAX_SIDE and 8 <= width <= MAX_SIDE):
@@ -87,6 +87,10 @@ def shape_text(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
+def _is_whole(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10  # `isdigit` is true of raised digits too, which are no number
+
+
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"{name}='{value}'; expected one of {', '.join(known)}")
@@ -96,6 +100,6 @@ def _whole(name: str, env: Mapping[str, str], least: int) -> int | None:
     text = env.get(name) or ""
     if not text:
         return None
-    if not text.isdigit() or int(text) < least:
+    if not _is_whole(text) or int(text) < least:
         raise UserError(f"{name}='{text}' is not a whole number from {least} on")
     return int(text)

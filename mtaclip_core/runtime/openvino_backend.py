@@ -11,8 +11,9 @@ import numpy as np
 import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
-from mtaclip_core.bundle import OPENVINO_INT8, Bundle
+from mtaclip_core.bundle import ONNX, OPENVINO_INT8, OPENVINO_INT8_WEIGHTS, Bundle
 from mtaclip_core.cli import UserError
+from mtaclip_core.deploy.engine_graph import CLASS_MAPS
 from mtaclip_core.runtime.segmenter import ChannelOrder, Segmentation, Segmenter, check_frames, group_by_size
 
 CACHE = "MTACLIP_OPENVINO_CACHE"
@@ -20,6 +21,7 @@ CACHE = "MTACLIP_OPENVINO_CACHE"
 
 # The part of an int8 graph that is not quantised runs in f32.
 _TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16, "fp16": ov.Type.f16, "int8": ov.Type.f32}
+_OUTPUTS = ("label", "confidence")
 _NAMES = {ov.Type.f32: "f32", ov.Type.bf16: "bf16", ov.Type.f16: "fp16"}
 
 COMPILED_BATCHES = 4
@@ -76,7 +78,8 @@ class OpenVINOSegmenter(Segmenter):
         self.network_size = bundle.network_size
         self.mode = mode
         self._path = bundle.path / OPENVINO_INT8 if precision == "int8" else bundle.onnx_path
-        if precision == "int8" and OPENVINO_INT8 not in bundle.metadata["files"]:
+        files = [OPENVINO_INT8, OPENVINO_INT8_WEIGHTS] if precision == "int8" else [ONNX]
+        if not bundle.metadata["files"].keys() >= set(files):
             raise UserError(
                 f"bundle '{bundle.name}' holds no int8 graph for openvino; make one that does: "
                 f"python -m mtaclip_core.export int8 {bundle.name} --data KIND:PATH --out models/{bundle.name}-int8"
@@ -91,14 +94,20 @@ class OpenVINOSegmenter(Segmenter):
             self._settings["CACHE_DIR"] = str(_writeable(cache))
         self._core = shared_core()
         try:
-            self._model = self._core.read_model(self._path)
+            # From memory: OpenVINO would also take weights from files that the bundle does not name.
+            self._model = self._core.read_model(*map(bundle.read, files))
         except RuntimeError as error:
             raise UserError(
                 f"OpenVINO cannot read '{self._path}' ({_last_line(error)}); copy or export the bundle again"
             ) from error
-        names = {name for port in (*self._model.inputs, *self._model.outputs) for name in port.names}
-        if not {"image", "label", "confidence"} <= names:
-            raise UserError(f"'{self._path}' lacks the input image or an output label, confidence; export it again")
+        ports = {name: port for port in (*self._model.inputs, *self._model.outputs) for name in port.names}
+        kinds = [ports[name].element_type if name in ports else None for name in ("image", *_OUTPUTS)]
+        if kinds != [ov.Type.u8] * 3 or len(self._model.inputs) != 1:
+            raise UserError(
+                f"'{self._path}' lacks an image, label or confidence of uint8, or wants more than the image; "
+                f"export it again"
+            )
+        self._maps = self._add_maps()
         self._requests: dict[tuple[ChannelOrder, int], list[ov.InferRequest]] = {
             ("rgb", 1): self._compile("rgb", 1),
             ("bgr", 1): self._compile("bgr", 1),
@@ -146,27 +155,21 @@ class OpenVINOSegmenter(Segmenter):
                 request.wait()
         return results
 
-    def class_maps(self, frame: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (C, h, w) float32 class maps before they are resized to the frame; for checks.
-
-        Compiles a graph of its own for every call.
-
-        Raises:
-            UserError: the graph does not name its class maps.
-        """
-        model = self._model.clone()
-        model.reshape([1, *frame.shape])
-        try:
-            maps = model.add_outputs("class_maps")[0]
-        except RuntimeError as error:
-            raise UserError(
-                f"'{self._path}' has no tensor class_maps ({_last_line(error)}); export it again"
-            ) from error
-        compiled = self._core.compile_model(model, "CPU", self._settings)
-        return compiled([np.ascontiguousarray(frame)[None]])[maps.get_any_name()][0].copy()
+    def segment_with_maps(self, frame: np.ndarray) -> tuple[Segmentation, np.ndarray | None]:
+        result = self.segment([frame])[0]
+        maps = self._requests["rgb", 1][0].get_tensor(CLASS_MAPS).data[0].copy() if self._maps else None
+        return result, maps
 
     def close(self) -> None:
         self._requests.clear()
+
+    def _add_maps(self) -> bool:
+        """Make the class maps an output, which costs no time that could be measured; whether the graph names them."""
+        try:
+            self._model.add_outputs(CLASS_MAPS)
+        except RuntimeError:
+            return False
+        return True
 
     def _fits(self, order: ChannelOrder, batch: int) -> bool:
         """Whether there is a graph for this batch size; compiles it where it is new and there is room."""
@@ -204,7 +207,7 @@ def _batch(frames: list[np.ndarray]) -> np.ndarray:
 
 def _results(request: ov.InferRequest) -> list[Segmentation]:
     """Copies: the request writes into the same memory with the next frame."""
-    label, confidence = (request.get_tensor(name).data.copy() for name in ("label", "confidence"))
+    label, confidence = (request.get_tensor(name).data.copy() for name in _OUTPUTS)
     return [Segmentation(*pair) for pair in zip(label, confidence, strict=True)]
 
 

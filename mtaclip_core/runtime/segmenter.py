@@ -17,7 +17,9 @@ from mtaclip_core.labels import LabelSpace
 if TYPE_CHECKING:
     from mtaclip_core.bundle import Bundle
     from mtaclip_core.runtime.engine_settings import EngineSettings
+    from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
     from mtaclip_core.runtime.tensorrt_backend import TensorRTSegmenter
+    from mtaclip_core.runtime.torch_backend import TorchSegmenter
 
 ChannelOrder = Literal["rgb", "bgr"]
 BACKENDS = ("auto", "tensorrt", "openvino", "torch")
@@ -75,6 +77,13 @@ class Segmenter(ABC):
         Raises:
             ValueError: a frame is not (H, W, 3) uint8 or has no pixels.
         """
+
+    def segment_with_maps(self, frame: np.ndarray) -> tuple[Segmentation, np.ndarray | None]:
+        """One (H, W, 3) uint8 RGB frame and its class maps (C, h, w) float32 before they are resized to it, for checks.
+
+        None where the backend, or this graph, does not show them.
+        """
+        return self.segment([frame])[0], None
 
     def close(self) -> None:  # noqa: B027 - most backends have nothing to free
         """Free what the model holds; `segment` must not be called afterwards."""
@@ -143,7 +152,11 @@ def load_segmenter(
         loaded = load_bundle(bundle)
     segmenter = _open(chosen, loaded, precision, threads, mode or MODES[chosen][0], verify)
     if verify and chosen != "tensorrt":  # which holds each engine against the reference by itself
-        parity.check(segmenter, loaded)
+        try:
+            parity.check(segmenter, loaded)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise UserError(f"backend {chosen} cannot run the graph of bundle '{loaded.name}': {reason}") from error
     return segmenter
 
 
@@ -211,10 +224,19 @@ def _tensorrt_suits(bundle: Bundle, precision: str) -> bool:
 def _open(backend: str, bundle: Bundle, precision: str, threads: int | None, mode: str, verify: bool) -> Segmenter:
     if backend == "tensorrt":
         return _tensorrt()(bundle, precision, mode, verify=verify)
-    if backend == "openvino":
-        from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
+    return _cpu_backend(backend)(bundle, precision, threads, mode)
 
-        return OpenVINOSegmenter(bundle, precision, threads, mode)
-    from mtaclip_core.runtime.torch_backend import TorchSegmenter
 
-    return TorchSegmenter(bundle, precision, threads, mode)
+def _cpu_backend(name: str) -> type[OpenVINOSegmenter] | type[TorchSegmenter]:
+    try:
+        if name == "openvino":
+            from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
+
+            return OpenVINOSegmenter
+        from mtaclip_core.runtime.torch_backend import TorchSegmenter
+
+        return TorchSegmenter
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+        raise UserError(
+            f"{name} is installed but cannot be loaded ({error}): pip install 'mtaclip_ros[{_EXTRAS[name]}]'"
+        ) from error

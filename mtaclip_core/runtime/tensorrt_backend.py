@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -98,7 +99,7 @@ class TensorRTSegmenter(Segmenter):
         self._settings = settings or EngineSettings.from_environment()
         self._say = say or _to_stderr
         self._verify = verify
-        self._calibration = calibration
+        self._calibration = None if calibration is None or self.precision != "int8" else list(calibration)
         self._again = again
         self._cudart = load_cudart()
         self._gpu = find_gpu(self._cudart, self._settings.device)
@@ -141,10 +142,11 @@ class TensorRTSegmenter(Segmenter):
                 results[i] = Segmentation(found["label"][row], found["confidence"][row])
         return [results[i] for i in range(len(frames))]
 
-    def class_maps(self, frame: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (C, h, w) float32 class maps before they are resized to the frame; for checks."""
-        ((_, found),) = self._run([frame], "rgb", (CLASS_MAPS,))
-        return found[CLASS_MAPS][0]
+    def segment_with_maps(self, frame: np.ndarray) -> tuple[Segmentation, np.ndarray | None]:
+        check_frames([frame])
+        ((_, found),) = self._run([frame], "rgb", ())
+        maps = found[CLASS_MAPS][0] if CLASS_MAPS in found else None
+        return Segmentation(found["label"][0], found["confidence"][0]), maps
 
     def close(self) -> None:
         while self._runners:
@@ -237,7 +239,8 @@ class TensorRTSegmenter(Segmenter):
         """
         settings = self._settings
         shapes = engine_range(shape, self._reference_size)
-        key = engine_key(self._bundle, self.precision, shapes, self._gpu, settings.workspace_mb)
+        seen = _digest(self._calibration or ())
+        key = engine_key(self._bundle, self.precision, shapes, self._gpu, settings.workspace_mb, seen)
 
         def build() -> bytes:
             where = f"{self.precision}, {shape_text(shape)}, TensorRT {key.tensorrt}, {self._gpu.name}"
@@ -252,7 +255,11 @@ class TensorRTSegmenter(Segmenter):
 
         cached = self._cache.get(key, None if settings.build == "never" else build, settings.on_mismatch, self._again)
         call(self._cudart, "cudaSetDevice", self._gpu.index)
-        engine = TensorRTEngine(cached.plan)
+        try:
+            engine = TensorRTEngine(cached.plan)
+        except UserError as error:
+            todo = f"python -m mtaclip_core.export engine {self.name} --precision {self.precision} --again"
+            raise UserError(f"engine '{cached.path}': {error}; if that stays so, build it again: {todo}") from error
         loaded = _Loaded(engine, dataclasses.replace(cached, plan=b""))  # TensorRT has made its own of the plan
         if self._verify:
             loaded = dataclasses.replace(loaded, gate=self._hold_against_reference(loaded))
@@ -269,14 +276,7 @@ class TensorRTSegmenter(Segmenter):
         """
         others, self._engines = self._engines, [loaded]  # so that the reference meets no other engine
         try:
-            found = parity.check(self, self._bundle)
-            gate = (
-                f"labels agree on {found.label_agreement:.4%}, mean confidence difference "
-                f"{found.confidence_difference:.3f} of 255"
-            )
-            if CLASS_MAPS in loaded.engine.outputs:
-                gate += f", class maps differ by {parity.check_class_maps(self, self.precision, self._bundle):.4%}"
-            return gate
+            return str(parity.check(self, self._bundle))
         except BaseException as error:
             for key in [key for key in self._runners if key[0] == id(loaded.engine)]:
                 self._runners.pop(key).stager.close()
@@ -286,6 +286,14 @@ class TensorRTSegmenter(Segmenter):
             raise UserError(f"{error}; the engine lies at '{aside}' and is built anew at the next start") from error
         finally:
             self._engines = others
+
+
+def _digest(frames: Sequence[np.ndarray]) -> str:
+    """Hex digits that differ where any frame differs; empty where there is none."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(f"{frame.shape}".encode() + frame.tobytes())
+    return digest.hexdigest()[:16] if frames else ""
 
 
 def _to_stderr(line: str) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from mtaclip_core.bundle import WEIGHTS, Bundle
 from mtaclip_core.cli import UserError
-from mtaclip_core.config import parse_config
+from mtaclip_core.config import ModelConfig, parse_config
 from mtaclip_core.deploy.graph import DeployedSegmenter
+from mtaclip_core.labels import LabelSpace
 from mtaclip_core.modeling.mta_clip import MTAClip, build_model
 from mtaclip_core.runtime.segmenter import ChannelOrder, Segmentation, Segmenter, check_frames, group_by_size
 
@@ -25,7 +26,7 @@ class TorchSegmenter(Segmenter):
     """See `Segmenter`. Runs on the GPU where there is one; bf16, fp16: autocast of the network, not of the resizes.
 
     Kernels get channels-last weights. Modes: `eager`; `compile`: the network goes through `torch.compile`, which takes
-    its time at the first frame; `cuda_graph`: the network's kernels are recorded once per batch size and replayed.
+    its time; `cuda_graph`: the network's kernels are recorded once per batch size and replayed.
     """
 
     backend = "torch"
@@ -63,6 +64,12 @@ class TorchSegmenter(Segmenter):
             "compile": lambda: torch.compile(self._graph.network),
             "cuda_graph": lambda: CudaGraphs(self._graph.network),
         }[mode]()
+        if mode == "compile":
+            try:
+                self.segment([np.zeros((*self.network_size, 3), np.uint8)])
+            except RuntimeError as error:  # no C++ compiler, most of the time
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"torch.compile cannot compile this network ({reason}); take mode eager") from error
 
     @property
     def graph(self) -> DeployedSegmenter:
@@ -80,10 +87,12 @@ class TorchSegmenter(Segmenter):
                 results[i] = Segmentation(label[row], confidence[row])
         return [results[i] for i in range(len(frames))]
 
-    def class_maps(self, frame: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (C, h, w) float32 class maps before they are resized to the frame; for checks."""
+    def segment_with_maps(self, frame: np.ndarray) -> tuple[Segmentation, np.ndarray | None]:
+        check_frames([frame])
         with torch.inference_mode():
-            return self._class_maps([frame], "rgb")[0].cpu().numpy()
+            maps = self._class_maps([frame], "rgb")
+            label, confidence = (t[0].cpu().numpy() for t in self._graph.decide(maps, *frame.shape[:2]))
+            return Segmentation(label, confidence), maps[0].cpu().numpy()
 
     def _class_maps(self, frames: list[np.ndarray], order: ChannelOrder) -> Tensor:
         batch = torch.from_numpy(np.stack(frames)).to(self._device)  # stack: always a contiguous copy
@@ -136,8 +145,8 @@ def model_of_bundle(bundle: Bundle) -> MTAClip:
     if bundle.weights_path is None:
         raise UserError(f"bundle '{bundle.name}' ships without {WEIGHTS}, which backend torch needs; use openvino")
     try:
-        weights = load_file(bundle.weights_path)
-    except (SafetensorError, OSError) as error:
+        weights = load(bundle.read(WEIGHTS))
+    except SafetensorError as error:
         raise UserError(f"'{bundle.weights_path}' is not a readable safetensors file ({error})") from error
     config = parse_config(bundle.metadata["training"]["config"], f"training.config of bundle '{bundle.name}'").model
     text = config.text
@@ -147,16 +156,46 @@ def model_of_bundle(bundle: Bundle) -> MTAClip:
         contexts, _, width = weights[_TABLE].shape
         # Whatever the text came from, here it is a constant table (see `bundle_weights`): no text tower is built.
         text = text.model_copy(update={"source": "random_orthogonal", "contexts": contexts, "width": width})
+    config = config.model_copy(update={"text": text})
+    check_fit(config, bundle.space, weights, f"the weights of bundle '{bundle.name}' do not fit its training config")
     # Nothing is loaded, but the tag of the pretrained backbone still decides its activation and image statistics.
-    model = build_model(config.model_copy(update={"text": text}), bundle.space, load=False)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"the weights of bundle '{bundle.name}' do not fit its training config: {reason}") from error
+    model = build_model(config, bundle.space, load=False)
+    model.load_state_dict(weights)
     model.eval()
     model.fold_text(keep_tokens=bundle.graph.text_tokens == "kept")
     return model
+
+
+def check_fit(config: ModelConfig, space: LabelSpace, weights: Mapping[str, Tensor], complaint: str) -> None:
+    """Hold weights against the shapes of the model that a configuration describes, before any of it takes memory.
+
+    Args:
+        weights: by the model's names; counters of batch norms may be missing.
+
+    Raises:
+        UserError: they do not fit, or there is no such model; the text begins with `complaint`.
+    """
+    depths = [config.decoder.layers, config.pixel_decoder.layers]
+    for values in (config.backbone.options.get("depths"), config.backbone.options.get("layers")):
+        depths += [depth for depth in values if isinstance(depth, int)] if isinstance(values, list) else []
+    if max(depths) > len(weights):
+        raise UserError(f"{complaint}: {max(depths)} layers, and {len(weights)} tensors in all")
+    try:
+        with torch.device("meta"):
+            expected = build_model(config, space, load=False).state_dict()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{complaint}: there is no such model ({' '.join(str(error).split())[:200]})") from error
+    # Older files have no counters of batch norms, and nothing reads them after training.
+    names = {name for name in expected if not name.endswith("num_batches_tracked")} | weights.keys()
+    if wrong := sorted(name for name in names if _shape(expected, name) != _shape(weights, name)):
+        raise UserError(
+            f"{complaint}: {len(wrong)} tensors differ, the first is '{wrong[0]}' (expected "
+            f"{_shape(expected, wrong[0])}, found {_shape(weights, wrong[0])})"
+        )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return "x".join(map(str, tensors[name].shape)) or "one number" if name in tensors else "none"
 
 
 def bundle_weights(model: MTAClip) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig, parse_config
+from mtaclip_core.files import write_text
 from mtaclip_core.labels import LabelSpace
 from mtaclip_core.modeling.mta_clip import MTAClip, build_model
 
@@ -29,18 +30,24 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     Args:
         tensors: flat names; shared or strided memory is copied.
         meta: JSON-able; read back by `load_checkpoint`.
+
+    Raises:
+        UserError: no room; what stood at `path` before stands there still.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **meta}, indent=1)
     temporary = path.with_suffix(".tmp")
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    save_file(plain, str(temporary), metadata={"mtaclip": text})
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    twin = path.with_suffix(".json.tmp")
-    twin.write_text(text)
-    os.replace(twin, path.with_suffix(".json"))
+    try:
+        save_file(plain, str(temporary), metadata={"mtaclip": text})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        raise UserError(f"checkpoint '{path}' cannot be written ({error}); make room and resume the training") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_text(path.with_suffix(".json"), text)
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -15,18 +16,19 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig
 from mtaclip_core.data.check import require_sound
 from mtaclip_core.data.dataset import SegmentationDataset, label_space, open_dataset
-from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
+from mtaclip_core.data.transforms import Augmentation, SampleStream
 from mtaclip_core.files import prepare_file
-from mtaclip_core.labels import LabelSpace
+from mtaclip_core.labels import LabelSpace, common_space
 from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.modeling.mta_clip import build_model
+from mtaclip_core.training.batches import batch_loader
+from mtaclip_core.training.collectives import any_process, reduced, take_from_first
 from mtaclip_core.training.ema import WeightAverage
 from mtaclip_core.training.preparation import freeze_unused, prepare_execution
 from mtaclip_core.training.problems import Problems
@@ -95,6 +97,7 @@ class Trainer:
         self.validation: SegmentationDataset | None = None
         if config.validation is not None:
             self.validation = open_dataset(config.validation.data, config.validation.split)
+            common_space(self.space, self.validation.space)  # told now, not after the first thousands of steps
         if self.fabric.is_global_zero:
             require_sound([*self.stream.datasets, *([self.validation] if self.validation else [])])
         self.stream.fill_cache()  # after the check, which names all wrong files and not only the first
@@ -106,13 +109,21 @@ class Trainer:
         self.state = TrainingState(model, criterion, optimiser, average, scaler)
         if resume:
             self.state.restore(self.last)
+            self.state.unvalidated &= self.validation is not None
+            if self.state.step > config.steps:
+                raise UserError(f"'{folder}' has {self.state.step} steps already; steps={config.steps} is less")
         self.wrapped, self.wrapped_optimiser = self.fabric.setup(model, optimiser)
         self.stop_signal: int | None = None
+        self.leaving = multiprocessing.Value("b", False, lock=False)
 
     def run(self) -> float | None:
         """Train to the last step; returns the best validation mIoU (0-1), None where nothing was validated.
 
-        Ctrl-C and SIGTERM save a checkpoint after the current step and leave by KeyboardInterrupt.
+        Ctrl-C and SIGTERM save a checkpoint after the current step and leave by KeyboardInterrupt; a validation that
+        they break off is made again on resume.
+
+        Raises:
+            UserError: a file that was changed since it was checked, a diverged training, a killed data worker.
         """
         if self.fabric.is_global_zero:
             write_run_files(self.folder, self.config)
@@ -124,45 +135,69 @@ class Trainer:
         self.wrapped.train()
         batches = self._batches()
         try:
+            if state.unvalidated:  # the training was ended in the validation of its last step
+                self._after_step(log)
+            asked = time.perf_counter()
             for images, labels in batches:
+                log.waited(time.perf_counter() - asked)
                 first = state.step * config.batch + fabric.global_rank
                 numbers = range(first, (state.step + 1) * config.batch, fabric.world_size)  # those of StepSampler
                 result = step(images, labels, numbers)
                 state.step += 1
                 log.add(result, [group["lr"] for group in state.optimiser.param_groups])
-                finished = state.step == config.steps
-                if self.validation is not None and (finished or state.step % config.evaluate_every == 0):
-                    self._validate(log)
-                stopping = self._stopping()
-                if finished or stopping or state.step % config.checkpoint_every == 0:
-                    self._save(self.last, resumable=True)
-                if stopping:
-                    tqdm.write(f"stopped at step {state.step}; continue with --resume {self.folder}", file=sys.stderr)
-                    raise KeyboardInterrupt
+                due = state.step == config.steps or state.step % config.evaluate_every == 0
+                state.unvalidated = due and self.validation is not None
+                self._after_step(log)
+                asked = time.perf_counter()
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a process that reads training data was killed, perhaps for want of memory; "
+                f"continue with --resume {self.folder} workers={max(0, config.workers - 1)}"
+            ) from None
         finally:
+            self.leaving.value = True
             batches.close()
             log.close()
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
                 signal.signal(number, handler)
         return state.best_miou if state.best_miou >= 0 else None
 
+    def _after_step(self, log: RunLog) -> None:
+        """Validate where it is due, save, and leave if that was asked for.
+
+        A validation may take longer than the system waits for a process that it told to end: the steps before it are
+        saved first, and it is broken off.
+
+        Raises:
+            KeyboardInterrupt: as `run`.
+        """
+        state, config = self.state, self.config
+        validating = state.unvalidated
+        if validating:
+            self._save(self.last, resumable=True)
+            self._validate(log)
+        stopping = self._stopping()
+        if validating or stopping or state.step == config.steps or state.step % config.checkpoint_every == 0:
+            self._save(self.last, resumable=True)
+        if stopping:
+            tqdm.write(f"stopped at step {state.step}; continue with --resume {self.folder}", file=sys.stderr)
+            raise KeyboardInterrupt
+
     def _batches(self) -> Generator[tuple[Tensor, Tensor]]:
-        c, f = self.config, self.fabric
-        sampler = StepSampler(self.state.step, c.steps, c.batch, f.global_rank, f.world_size)
-        loader: DataLoader = DataLoader(
-            self.stream,
-            batch_size=c.batch // f.world_size,
-            sampler=sampler,
-            num_workers=c.workers,
-            pin_memory=f.device.type == "cuda",
-            generator=torch.Generator().manual_seed(c.seed),  # else it would draw from the state that resume restores
-            worker_init_fn=_leave_signals_to_the_trainer,
-        )
+        begin = self.state.step
+        loader = batch_loader(self.stream, self.config, self.fabric, begin, self.leaving)
         try:
             yield from loader
+            return
         except UserError as error:
             # A worker process sends its whole traceback as the text; the user needs the last line.
-            raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
+            wrong = str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)
+        # Out here nothing holds the loader any more, and its processes have ended.
+        if self.state.step > begin:  # what was trained until here is not lost with the file
+            self._save(self.last, resumable=True)
+        raise UserError(wrong)
 
     def _validate(self, log: RunLog) -> None:
         assert self.validation is not None
@@ -170,18 +205,25 @@ class Trainer:
         model = self.state.average.model if self.state.average else self.state.model
         keep = self.config.model.text_tokens == "kept"
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        if world > 1:  # the statistics of batch norm are each process's own; the checkpoint holds those of the first
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        part = slice(rank, None, world)
-        result = validate(model, self.validation, self.config.size, self.fabric.device, keep_tokens=keep, part=part)
-        if world > 1:
-            counts = torch.from_numpy(result.confusion.matrix).to(self.fabric.device)
-            torch.distributed.all_reduce(counts)
-            result.confusion.matrix[:] = counts.cpu().numpy()
+        # The statistics of batch norm are each process's own; the checkpoint holds those of the first.
+        take_from_first(self.fabric, model.buffers())
+        result = validate(
+            model,
+            self.validation,
+            self.config.size,
+            self.fabric.device,
+            keep_tokens=keep,
+            part=slice(rank, None, world),
+            stop=lambda: self.stop_signal is not None,
+        )
+        self.wrapped.train()
+        if self._stopping():
+            return  # it may be of a few frames only, and comes again
+        counts = reduced(self.fabric, torch.from_numpy(result.confusion.matrix).to(self.fabric.device))
+        result.confusion.matrix[:] = counts.cpu().numpy()
         with torch.no_grad():
             text = model.text()
-        self.wrapped.train()
+        self.state.unvalidated = False
         miou = result.confusion.miou() or 0.0
         if miou > self.state.best_miou:
             self.state.best_miou = miou
@@ -193,13 +235,8 @@ class Trainer:
             self.state.save(path, self.config, self.space, resumable=resumable)
 
     def _stopping(self) -> bool:
-        """Whether any process was asked to end: all leave after the same step, or the others would wait for ever."""
-        if self.fabric.world_size == 1:
-            return self.stop_signal is not None
-        asked = torch.tensor(float(self.stop_signal is not None), device=self.fabric.device)
-        total = self.fabric.all_reduce(asked, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total.item() > 0
+        """Whether any process was asked to end: all leave after the same step."""
+        return any_process(self.fabric, self.stop_signal is not None)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         """The first signal asks for an end after this step; a second one ends at once."""
@@ -213,9 +250,3 @@ def _precision(name: str, scaler: torch.amp.GradScaler | None) -> dict[str, Any]
     if scaler is not None:
         return {"plugins": MixedPrecision("16-mixed", "cuda", scaler)}
     return {"precision": {"f32": "32-true", "bf16": "bf16-mixed"}[name]}
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and `kill -- -GROUP` reach every process; a dead worker would end the training before it is saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -36,6 +36,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None = None  # of fp16
     step: int = 0
     best_miou: float = -1.0
+    unvalidated: bool = False  # a validation of this step is due
 
     def save(self, path: Path, config: TrainConfig, space: LabelSpace, *, resumable: bool) -> None:
         """Write a checkpoint; one that is not resumable holds the weights that would be used (averaged ones if any)."""
@@ -45,8 +46,9 @@ class TrainingState:
             tensors |= _prefixed("criterion", self.criterion.state_dict())
             if self.average:
                 tensors |= _prefixed("ema", self.average.state_dict())
+            names = self._trained()
             for index, entry in self.optimiser.state_dict()["state"].items():
-                tensors |= _prefixed(f"optimiser.{index}", entry)
+                tensors |= _prefixed(f"optimiser.{names[index]}", entry)
             tensors["random.cpu"] = torch.get_rng_state()
             if torch.cuda.is_available():
                 tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -55,6 +57,7 @@ class TrainingState:
             "space": {"name": space.name, "classes": space.to_list()},
             "step": self.step,
             "best_miou": self.best_miou,
+            "unvalidated": self.unvalidated,
             "ema_updates": self.average.updates if self.average else 0,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "versions": versions(),
@@ -63,6 +66,8 @@ class TrainingState:
 
     def restore(self, path: Path) -> None:
         """Continue from a resumable checkpoint, exactly.
+
+        Where other parameters are trained than before, those that are new start as they do in a new training.
 
         Raises:
             UserError: unreadable, or of another model.
@@ -78,10 +83,14 @@ class TrainingState:
                 self.average.updates = meta["ema_updates"]
         except RuntimeError as error:
             raise UserError(f"checkpoint '{path}' is of another model: {str(error).splitlines()[-1].strip()}") from None
+        trained = self._trained()
+        index_of = {name: index for index, name in enumerate(trained)}
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _part("optimiser", tensors).items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
+        for entry, tensor in _part("optimiser", tensors).items():
+            name, key = entry.rsplit(".", 1)
+            index = int(name) if name.isdigit() else index_of.get(name)  # older checkpoints number them
+            if index is not None:
+                state.setdefault(index, {})[key] = tensor
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         if self.scaler and meta.get("scaler"):
             self.scaler.load_state_dict(meta["scaler"])
@@ -89,6 +98,13 @@ class TrainingState:
         if torch.cuda.is_available() and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])
         self.step, self.best_miou = meta["step"], meta["best_miou"]
+        self.unvalidated = meta.get("unvalidated", False)
+
+    def _trained(self) -> list[str]:
+        """Names of the optimiser's parameters, in its order."""
+        owners = {"": self.model, "criterion.": self.criterion}
+        names = {id(p): prefix + name for prefix, owner in owners.items() for name, p in owner.named_parameters()}
+        return [names[id(p)] for group in self.optimiser.param_groups for p in group["params"]]
 
 
 def write_run_files(folder: Path, config: TrainConfig) -> None:

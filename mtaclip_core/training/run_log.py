@@ -31,14 +31,18 @@ class RunLog:
     def __init__(self, folder: Path, config: TrainConfig, problems: Problems, step: int, *, writes: bool) -> None:
         """`step`: where the training goes on; what an earlier start logged after it is hidden."""
         self.folder, self.config, self.problems = folder, config, problems
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None) if writes else None
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) if writes else None
         self.bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=not writes)
         self.step = step
         self._start()
 
     def _start(self) -> None:
         self.window: dict[str, Tensor] = {}
-        self.first, self.learned, self.since = self.step, 0, time.perf_counter()
+        self.first, self.learned, self.since, self.waiting = self.step, 0, time.perf_counter(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which the training had no data to go on with."""
+        self.waiting += seconds
 
     def add(self, result: StepResult, rates: list[float]) -> None:
         """Count a step that was taken. Values stay on their device until a window of `log_every` steps is full."""
@@ -62,11 +66,12 @@ class RunLog:
         # One transfer for all values.
         sums = torch.stack([v.float() for v in self.window.values()]).tolist() if self.window else []
         means = {name: value / self.learned for name, value in zip(self.window, sums, strict=True)}
-        samples = (self.step - self.first) * self.config.batch
+        samples, seconds = (self.step - self.first) * self.config.batch, time.perf_counter() - self.since
         others = {
             "lr": rates[-1],
             "lr_backbone": rates[0],
-            "samples_per_second": samples / (time.perf_counter() - self.since),
+            "samples_per_second": samples / seconds,
+            "data_wait": self.waiting / seconds,  # share of the time; near 0 where there are workers enough
             "memory_mib": memory_mib(),
             **{f"problems/{kind}": count for kind, count in self.problems.counts.items()},
         }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtaclip_core.cli import UserError
 from mtaclip_core.config import TrainConfig
+from mtaclip_core.training.collectives import any_process, reduced
 from mtaclip_core.training.problems import Problems
 from mtaclip_core.training.run_folder import TrainingState
 from mtaclip_core.training.schedule import rate_factor
@@ -79,7 +80,7 @@ class TrainingStep:
         labelled = (labels < len(self.state.model.space)).flatten(1).any(1)
         for number in np.asarray(numbers)[~labelled.numpy()]:
             self.problems.add("no_label", step, [self.name(int(number))])
-        if not self._any(bool(labelled.any())):
+        if not any_process(self.fabric, bool(labelled.any())):
             return StepResult({})  # nothing to learn from, in no process
         labels = labels.to(self.fabric.device, non_blocking=True)
         self.optimiser.zero_grad()
@@ -88,7 +89,7 @@ class TrainingStep:
         norm = self._clip()
         finite = torch.stack(list(terms.values())).sum().isfinite()
         scaled = self.state.scaler is not None  # the scaler leaves steps out by itself, to find its scale
-        failed = self._any(not bool(finite if scaled else finite & norm.isfinite()))
+        failed = any_process(self.fabric, not bool(finite if scaled else finite & norm.isfinite()))
         if scaled or not failed:
             self.optimiser.step()
         if failed:
@@ -105,8 +106,8 @@ class TrainingStep:
     def _gradient(self, images: Tensor, labels: Tensor, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
         """Add up the gradients of all parts; -> (loss terms, (b,) bool: which predictions are finite numbers)."""
         config, parts = self.config, self.config.accumulate
-        counts = self.criterion.counts(labels, config.model.decoder.queries)
-        normalisers = self.criterion.normalisers(counts, parts)
+        counts = reduced(self.fabric, self.criterion.counts(labels, config.model.decoder.queries))
+        normalisers = self.criterion.normalisers(counts, parts, self.fabric.world_size)
         size = len(numbers) // parts
         terms: dict[str, Tensor] = {}
         sound = []
@@ -135,13 +136,9 @@ class TrainingStep:
 
     def _share_criterion_gradients(self) -> None:
         """The learned temperature belongs to no wrapped module: its gradient is averaged here."""
-        if self.fabric.world_size == 1:
-            return
         for parameter in self.criterion.parameters():
             if parameter.grad is not None:
-                shared = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
-                assert isinstance(shared, Tensor)
-                parameter.grad = shared
+                parameter.grad = reduced(self.fabric, parameter.grad, "mean")
 
     def _clip(self) -> Tensor:
         largest = self.config.optimiser.clip_norm or torch.inf
@@ -157,11 +154,3 @@ class TrainingStep:
                 f"the loss has not been a finite number for {HOPELESS} steps, up to step {self.state.step + 1}; resume "
                 "with a smaller optimiser.lr, a smaller optimiser.clip_norm or precision=f32"
             )
-
-    def _any(self, mine: bool) -> bool:
-        """Whether it is so in any process: all of them must go the same way."""
-        if self.fabric.world_size == 1:
-            return mine
-        total = self.fabric.all_reduce(torch.tensor(float(mine), device=self.fabric.device), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total.item() > 0

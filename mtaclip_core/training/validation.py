@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mtaclip_core.data.dataset import SegmentationDataset
+from mtaclip_core.data.dataset import SegmentationDataset, read_ahead
 from mtaclip_core.deploy.graph import DeployedSegmenter
 from mtaclip_core.drawing import colourise, grid
 from mtaclip_core.labels import common_space
@@ -43,6 +44,7 @@ def validate(
     *,
     keep_tokens: bool = True,
     part: slice = slice(None),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Validation:
     """Segment the frames of a part of a dataset and count. Leaves the model in evaluation mode.
 
@@ -50,6 +52,7 @@ def validate(
         size: network size, height x width.
         keep_tokens: as `MTAClip.fold_text`.
         part: the frames of this process; all of them unless said otherwise.
+        stop: asked before every frame; the rest is left out where it says so.
     """
     model.eval()
     model.fold_text(keep_tokens=keep_tokens)
@@ -60,8 +63,11 @@ def validate(
     shown = {frames[int(i)] for i in np.linspace(0, len(frames) - 1, PANELS).round()} if frames else set()
     rows: list[np.ndarray] = []
     with torch.inference_mode():
-        for i in tqdm(frames, desc="validate", unit="frame", file=sys.stderr, leave=False):
-            sample = dataset[i]
+        samples = read_ahead(dataset.__getitem__, frames)
+        bar = tqdm(samples, desc="validate", total=len(frames), unit="frame", file=sys.stderr, leave=False)
+        for i, sample in zip(frames, bar, strict=True):
+            if stop():
+                break
             label, _ = graph(torch.from_numpy(sample.image).unsqueeze(0).to(device))
             right, mine = truth[sample.label], predicted[label[0].cpu().numpy()]
             result.update(right, mine)

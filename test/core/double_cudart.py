@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -80,7 +81,7 @@ class DoubleCudart:
         self.live: dict[int, tuple[str, Any]] = {}
         self.launches = 0
         self.fail_in: dict[str, cudaError_t] = {}
-        self.device = 0
+        self._thread = threading.local()
         self.properties = SimpleNamespace(name=b"Double GPU", major=8, minor=7, totalGlobalMem=memory)
         self.driver = 12060
         self._handles = itertools.count(0x7000_0000_0000, 1 << 32)
@@ -93,6 +94,15 @@ class DoubleCudart:
         return found
 
     # devices
+
+    @property
+    def device(self) -> int:
+        """The one that this thread has chosen, the first where it has not."""
+        return getattr(self._thread, "device", 0)
+
+    @device.setter
+    def device(self, device: int) -> None:
+        self._thread.device = device
 
     def cudaGetErrorString(self, error: cudaError_t) -> Any:
         return *_OK, f"double: {_E(error).name.removeprefix('cudaError')}".encode()

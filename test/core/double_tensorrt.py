@@ -30,13 +30,14 @@ def make_tensorrt(cudart: DoubleCudart, version: str = "10.14.1.48") -> Any:
     """The module. What tests turn:
 
     `knobs.steps`, `knobs.seconds_per_step`: how long a build takes; `knobs.workspace`: bytes of scratch memory that the
-    build needs; `knobs.wrong_answers`: engines give wrong labels; `knobs.builds`: how many were begun.
+    build needs; `knobs.wrong_answers`: engines give wrong labels; `knobs.builds`: how many were begun;
+    `knobs.devices`: the GPUs that were chosen where TensorRT worked.
     """
     trt: Any = ModuleType("tensorrt")
     trt.__spec__ = SimpleNamespace(name="tensorrt")
     trt.__version__ = version
     knobs = trt.knobs = SimpleNamespace(
-        steps=3, seconds_per_step=0.0, workspace=1 << 20, wrong_answers=False, builds=0, cleared=[]
+        steps=3, seconds_per_step=0.0, workspace=1 << 20, wrong_answers=False, builds=0, cleared=[], devices=set()
     )
 
     class Severity(enum.IntEnum):
@@ -79,6 +80,7 @@ def make_tensorrt(cudart: DoubleCudart, version: str = "10.14.1.48") -> Any:
 
         def build_serialized_network(self, network: Any, config: Any) -> Any:
             knobs.builds += 1
+            knobs.devices.add(cudart.device)
             assert network.typed, "precision must stand in the graph"
             monitor = config.progress_monitor
             monitor.phase_start("Building Engine", None, knobs.steps)
@@ -145,6 +147,7 @@ def make_tensorrt(cudart: DoubleCudart, version: str = "10.14.1.48") -> Any:
             self._logger = logger
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+            knobs.devices.add(cudart.device)
             if not serialized_engine.startswith(_MAGIC):
                 self._logger.log(Severity.ERROR, "Serialization assertion stdMagicTag == kPLAN_MAGIC_TAG failed.")
                 return None
@@ -183,6 +186,7 @@ def make_tensorrt(cudart: DoubleCudart, version: str = "10.14.1.48") -> Any:
             return self.fields["profile"][name]
 
         def create_execution_context(self) -> Any:
+            knobs.devices.add(cudart.device)
             return Context(self)
 
         def port(self, name: str) -> Any:

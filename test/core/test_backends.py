@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import open_clip
 import pytest
 import torch
 from bundles import make_colour_bundle, paint
-from helpers_bundle import replace_file
+from helpers_bundle import edit, replace_file
 from helpers_clip import register_tiny_clip
 from safetensors.torch import save
 
@@ -95,11 +97,55 @@ def test_torch_keeps_what_a_clip_tag_decides(clip_like: Path) -> None:
 def test_torch_runs_in_the_precision_that_was_asked_for(clip_like: Path) -> None:
     image, _ = paint(CAMVID, SIZE)
     maps = {
-        precision: load_segmenter(clip_like, "torch", precision=precision, verify=False).class_maps(image)  # type: ignore[attr-defined]
+        precision: load_segmenter(clip_like, "torch", precision=precision, verify=False).segment_with_maps(image)[1]
         for precision in ("f32", "bf16")
     }
-    assert maps["bf16"].dtype == np.float32 and not np.array_equal(*maps.values())
+    assert maps["bf16"] is not None and maps["bf16"].dtype == np.float32 and not np.array_equal(*maps.values())
     np.testing.assert_allclose(*maps.values(), rtol=0.3, atol=0.02)
+
+
+def test_a_compiled_network_gives_what_eager_gives(clip_like: Path, monkeypatch) -> None:
+    """Through all of torch.compile but the C++ compiler, which takes a minute."""
+    frames = [paint(CAMVID, SIZE)[0]]
+    eager = load_segmenter(clip_like, "torch", verify=False).segment(frames)
+    compiled: list[object] = []
+
+    def as_it_is(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    def no_compiler(*_: object) -> None:
+        raise FileNotFoundError("g++")
+
+    compile_with = torch.compile
+    monkeypatch.setattr(torch, "compile", functools.partial(compile_with, backend=as_it_is))
+    with load_segmenter(clip_like, "torch", mode="compile", verify=False) as segmenter:
+        assert len(compiled) == 1  # whole, and before the first frame
+        for a, b in zip(eager, segmenter.segment(frames), strict=True):
+            assert (a.label == b.label).mean() >= 0.999
+    monkeypatch.setattr(torch, "compile", functools.partial(compile_with, backend=no_compiler))
+    with pytest.raises(
+        UserError, match=r"torch\.compile cannot compile this network \(.*g\+\+.*take mode eager"
+    ) as error:
+        load_segmenter(clip_like, "torch", mode="compile", verify=False)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_torch_runs_channels_last_without_gradients(clip_like: Path, monkeypatch) -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+    convolve = torch.nn.Conv2d.forward
+
+    def watched(self: torch.nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        last = torch.channels_last
+        whole = all(t.is_contiguous(memory_format=last) for t in (images, self.weight))
+        seen.append((whole, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+        return convolve(self, images)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    for precision in ("f32", "bf16"):
+        seen.clear()
+        load_segmenter(clip_like, "torch", precision=precision, verify=False).segment([paint(CAMVID, SIZE)[0]])
+        assert seen[0] == (True, True, precision == "bf16") and all(inference for _, inference, _ in seen)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -195,11 +241,29 @@ LYING = b'{"a":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,400000
 )
 def test_weights_that_are_none_are_one_line_and_take_no_memory(clip_like: Path, tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "broken"
-    folder.mkdir()
-    for file in clip_like.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(clip_like, folder)
     replace_file(folder, "model.safetensors", content)
     with pytest.raises(UserError, match="is not a readable safetensors file") as caught:
+        TorchSegmenter(load_bundle(folder))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("decoder", {"feedforward": 10**11}, r"tensors differ, the first is 'decoder\.layers\.0\.feedforward"),
+        ("decoder", {"width": 2**62, "heads": 1}, "there is no such model"),
+        ("decoder", {"layers": 10**9}, "1000000000 layers, and"),
+        ("backbone", {"kind": "timm", "name": "resnet18", "options": {"layers": [10**9] * 4}}, "1000000000 layers"),
+    ],
+)
+def test_a_config_of_a_giant_model_is_one_line_and_takes_no_memory(
+    clip_like: Path, tmp_path: Path, part: str, values: dict, message: str
+) -> None:
+    folder = tmp_path / "giant"
+    shutil.copytree(clip_like, folder)
+    edit(folder, lambda m: m["training"]["config"]["model"][part].update(values))
+    with pytest.raises(UserError, match=f"do not fit its training config: .*{message}") as caught:
         TorchSegmenter(load_bundle(folder))
     assert len(str(caught.value).splitlines()) == 1
 

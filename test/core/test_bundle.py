@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
+import openvino
 import pytest
 from bundles import make_colour_bundle
 from helpers_bundle import edit, replace_file
 from onnx.external_data_helper import convert_model_to_external_data
 
-from mtaclip_core.bundle import load_bundle, model_folders, resolve_bundle, write_bundle
+from mtaclip_core import bundle as bundles_module
+from mtaclip_core.bundle import check_destination, load_bundle, model_folders, resolve_bundle, write_bundle
 from mtaclip_core.cli import UserError
+from mtaclip_core.deploy.engine_graph import engine_onnx
+from mtaclip_core.deploy.reference import load_reference
 from mtaclip_core.labels import CAMVID, LabelClass, LabelSpace
+from mtaclip_core.runtime.openvino_backend import shared_core
 from mtaclip_core.runtime.segmenter import load_segmenter
 
 SIZE = (32, 48)
@@ -116,11 +123,110 @@ def test_an_installation_made_of_links_works(bundle: Path, tmp_path: Path) -> No
     assert load_bundle(linked).hash == load_bundle(bundle).hash
 
 
-def test_weights_in_other_files_are_refused(bundle: Path) -> None:
+# A protobuf string may follow its value, and have a length with zeros ahead.
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"\x0a\x08location\x12\x06secret",
+        b"\x12\x06secret\x0a\x08location",
+        b"\x0a\x88\x80\x00location\x12\x06secret",
+    ],
+)
+@pytest.mark.parametrize("padding", [0, (1 << 20) - 150, (1 << 20) - 10])
+def test_weights_in_other_files_are_refused(bundle: Path, written: bytes, padding: int) -> None:
     model = onnx.load(bundle / "model.onnx")
-    convert_model_to_external_data(model, location="../../secret", size_threshold=0)
-    replace_file(bundle, "model.onnx", model.SerializeToString())
+    convert_model_to_external_data(model, location="secret", size_threshold=0)
+    content = model.SerializeToString()
+    usual = b"\x0a\x08location\x12\x06secret"
+    assert content.count(usual)
+    content = b"\x32" + varint(padding) + b"." * padding + content.replace(usual, written)  # after a doc string
+    (bundle / "secret").write_bytes(bytes(10**4))
+    replace_file(bundle, "model.onnx", content)
     assert "keeps its weights in other files" in failure(bundle)
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 127 | 128, value >> 7 & 127 | 128, value >> 14])
+
+
+def test_a_graph_in_a_format_that_takes_its_weights_from_elsewhere_is_refused(bundle: Path) -> None:
+    """OpenVINO would read its own format under any name, and the weights beside it, which no hash covers."""
+    graph = shared_core().read_model(bundle / "model.onnx")
+    openvino.save_model(graph, bundle / "model.xml", compress_to_fp16=False)
+    replace_file(bundle, "model.onnx", (bundle / "model.xml").read_bytes())
+    assert (bundle / "model.bin").is_file()
+    with pytest.raises(UserError, match="OpenVINO cannot read") as caught:
+        load_segmenter(bundle, "openvino")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_int8_weights_that_the_manifest_does_not_name_are_not_read(bundle: Path) -> None:
+    (bundle / "openvino").mkdir()
+    replace_file(bundle, "openvino/int8.xml", b"<net/>")
+    (bundle / "openvino" / "int8.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="holds no int8 graph for openvino"):
+        load_segmenter(bundle, "openvino", precision="int8")
+
+
+def test_files_that_vanish_or_change_after_the_check_are_one_line(bundle: Path, monkeypatch) -> None:
+    loaded = load_bundle(bundle)
+    (bundle / "reference/1_label.png").write_bytes((bundle / "reference/2_label.png").read_bytes())
+    with pytest.raises(UserError, match=r"'reference/1_label\.png' of bundle '.*' has changed since it was checked"):
+        load_reference(loaded)
+    (bundle / "reference/1_label.png").unlink()
+    with pytest.raises(UserError, match=r"'reference/1_label\.png' of bundle '.*' cannot be read \(No such file"):
+        load_reference(loaded)
+    (bundle / "model.onnx").unlink()
+    with pytest.raises(UserError, match=r"'model\.onnx' of bundle '.*' cannot be read \(No such file"):
+        engine_onnx(loaded, "f32")
+
+
+def test_a_file_that_vanishes_during_the_check_is_one_line(bundle: Path, monkeypatch) -> None:
+    whole = bundles_module.file_sha256
+    monkeypatch.setattr(bundles_module, "file_sha256", lambda path: path.unlink() or whole(path))
+    assert "cannot be read (No such file or directory: '" in failure(bundle)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody-of-this-name/x", "a\0b"])
+def test_a_path_that_cannot_be_is_one_short_line(name: str) -> None:
+    assert len(failure(name)) < 500
+
+
+@pytest.mark.parametrize("folder", ["model.onnx/new", "no name", ".", "reference"])
+def test_where_no_bundle_can_be_written_is_told_before_the_work(bundle: Path, folder: str) -> None:
+    before = sorted(path.name for path in bundle.parent.rglob("*"))
+    with pytest.raises(UserError, match=r"cannot create this folder|is no name for a bundle|is not a bundle") as caught:
+        check_destination(bundle / folder if folder != "." else Path("."))
+    assert len(str(caught.value).splitlines()) == 1
+    assert sorted(path.name for path in bundle.parent.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_the_old_bundle(bundle: Path, monkeypatch) -> None:
+    """And so does Ctrl-C in the moment when one takes the other's place."""
+    before = load_bundle(bundle).hash
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make_colour_bundle(bundle, CAMVID, (64, 64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        replace(source, target)
+        if Path(target).name == "old":
+            monkeypatch.setattr(os, "replace", second)
+
+    def second(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_colour_bundle(bundle, CAMVID, (64, 64))
+    assert load_bundle(bundle).hash == before
+    assert [p.name for p in bundle.parent.iterdir()] == ["colour"]
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -136,6 +242,14 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no graph": (lambda m: m["files"].pop("model.onnx"), "has no model.onnx"),
     "a class twice": (lambda m: m["classes"].append(copy.deepcopy(m["classes"][0])), "names a class or an id twice"),
     "the id of unlabelled": (lambda m: m["classes"][0].update(id=255), "classes.0.id"),
+    "a value that is no number": (
+        lambda m: m["measured"].append({"what": "mIoU", "value": float("nan"), "command": "x"}),
+        "measured.0.value",
+    ),
+    "a side that is no number": (lambda m: m.update(network_size=[float("inf"), 64]), "network_size.0"),
+    "a size in words": (lambda m: m["files"]["LICENSE"].update(bytes="many"), "files.LICENSE.bytes"),
+    "a size below nothing": (lambda m: m["files"]["LICENSE"].update(bytes=-1), "files.LICENSE.bytes"),
+    "files in a list": (lambda m: m.update(files=["model.onnx"]), "files: Input should be a valid dictionary"),
     "a colour of two": (lambda m: m["classes"][0].update(colour=[1, 2]), "classes.0.colour"),
     "too many classes": (
         lambda m: m.update(classes=[{"id": i % 254, "name": f"c{i}", "colour": [0, 0, 0]} for i in range(255)]),
@@ -169,8 +283,10 @@ def test_a_manifest_that_is_none_is_one_line(bundle: Path, text: bytes, message:
     assert message in failure(bundle)
 
 
-def test_a_graph_that_is_none_is_one_line(bundle: Path) -> None:
-    replace_file(bundle, "model.onnx", b"not a graph")
+@pytest.mark.parametrize("kind", ["text", "nothing", "half"])
+def test_a_graph_that_is_none_is_one_line(bundle: Path, kind: str) -> None:
+    whole = (bundle / "model.onnx").read_bytes()
+    replace_file(bundle, "model.onnx", {"text": b"no graph", "nothing": b"", "half": whole[: len(whole) // 2]}[kind])
     with pytest.raises(UserError, match="OpenVINO cannot read") as caught:
         load_segmenter(bundle, "openvino")
     assert len(str(caught.value).splitlines()) == 1

@@ -174,7 +174,7 @@ def test_every_frame_with_a_wrong_file_is_named_at_once(tmp_path, capsys, monkey
         run(check.main)
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 3 and "3 of 4 frames cannot be used" in err
+    assert len(out.splitlines()) == 3 and "3 problems with 4 frames" in err
 
 
 def test_the_check_names_every_missing_label(tmp_path, capsys):
@@ -186,6 +186,34 @@ def test_the_check_names_every_missing_label(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [Path(line.partition(":")[0]).stem for line in lines] == sorted(CAMVID_NAMES)
     assert all("missing, the label of an image" in line for line in lines)
+
+
+def test_labels_that_lost_their_image_are_named_before_a_training(yard, tmp_path, capsys):
+    """A half-copied data set would train on what is there, and nobody would know."""
+    camvid = write_camvid(tmp_path / "camvid", "train", np.zeros((3, 4), np.uint8))
+    city, ade = write_cityscapes(tmp_path / "city", "val"), ade20k(tmp_path / "ade")
+    specs = {f"camvid:{camvid}": "train-0006R0", f"cityscapes:{city}": "val", f"ade20k:{ade}": "validation"}
+    specs[str(yard)] = "train"
+    for spec, split in specs.items():
+        whole = open_dataset(spec, split)
+        assert whole.labels_without_image() == []
+        image, label = whole.files(1)
+        image.unlink()
+        data = open_dataset(spec, split)
+        assert len(data) == len(whole) - 1 and data.labels_without_image() == [label]
+        with pytest.raises(UserError, match=f"{label}: the image of this label is missing"):
+            require_sound([data], progress=False)
+    with pytest.raises(UserError, match="1 problem with 2 frames"):
+        check.main(["--data", str(yard), "--split", "train"])
+    assert capsys.readouterr().out == f"{label}: the image of this label is missing\n"
+    described(tmp_path, YARD | {"labels": "labels/train/{name}_label.png"})
+    assert open_dataset(str(yard), "train").labels_without_image() == [], "labels of other splits may lie there"
+
+
+def test_patterns_may_be_absolute_or_begin_with_a_dot(yard, tmp_path):
+    described(tmp_path, YARD | {"images": f"{tmp_path}/images/{{split}}/{{name}}.png", "labels": f"./{YARD['labels']}"})
+    data = open_dataset(str(yard), "train")
+    assert data.names == ["a_000", "a_001", "b_000"] and data[1].label.shape == (2, 3)
 
 
 def test_sets_with_different_classes_are_joined_by_name_in_one_training(yard, tmp_path):

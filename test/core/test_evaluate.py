@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,30 @@ def test_a_function_is_enough_and_every_frame_gets_its_score(painted):
     result = evaluate_segmenter(second_frame_wrong, data, progress=False)
     assert [(i.name, i.miou) for i in result.images] == list(zip(NAMES, [1.0, 0.0, 1.0], strict=True))
     assert result.confusion.matrix[:, -1].sum() == SIZE[0] * SIZE[1]
+
+
+def test_the_next_frame_is_read_while_a_model_works(painted):
+    second_was_read = threading.Event()
+
+    class Watched(CamVid):
+        def __getitem__(self, index):
+            if index == 1:
+                second_was_read.set()
+            return super().__getitem__(index)
+
+    def model(image: np.ndarray) -> np.ndarray:
+        assert second_was_read.wait(60)
+        return np.zeros(image.shape[:2], np.uint8)
+
+    result = evaluate_segmenter(model, Watched(painted, "val"), progress=False)
+    assert [score.name for score in result.images] == list(NAMES)
+
+
+def test_labels_that_lost_their_image_are_told(bundle, painted, capsys):
+    (painted / "val" / f"{NAMES[1]}.png").unlink()
+    evaluate.main(["--model", str(bundle), "--data", f"camvid:{painted}", "--split", "val"])
+    lost = painted / "valannot" / f"{NAMES[1]}.png"
+    assert f"warning: not scored, for want of the image: {lost}\n" in capsys.readouterr().err
 
 
 def test_limit_takes_the_first_frames(bundle, painted, tmp_path):
@@ -241,6 +266,7 @@ def test_a_checkpoint_runs_in_torch_only(run_folder, painted, monkeypatch, capsy
         ({"--data": "kitti:x"}, "expected KIND:PATH"),
         ({"--split": "test"}, "split 'test' needs the folders test/ and testannot/; it has val"),
         ({"--limit": "0"}, "'0' is not a positive whole number"),
+        ({"--limit": "²"}, "'²' is not a positive whole number"),
         ({"--backend": "tpu"}, "invalid choice: 'tpu'"),
         ({"--json": "."}, ". is a folder; name a file in it"),
     ],

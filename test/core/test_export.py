@@ -194,6 +194,7 @@ def test_the_card_and_the_manifest_tell_where_it_comes_from(bundle: Bundle) -> N
     assert "somewhere" not in card
     assert bundle.metadata["measured"][0]["what"] == "mIoU on camvid val (openvino, f32)"
     assert bundle.metadata["training"]["config"]["model"]["decoder"]["queries"] == 12
+    assert bundle.graph.deformable == "gather"  # where nobody asks for another form: the one that TensorRT gets right
     assert (bundle.path / "LICENSE").read_text() == "CC BY-NC 4.0\n"
 
 
@@ -243,6 +244,8 @@ def test_bf16_is_bf16(bundle: Bundle, streets: list[np.ndarray]) -> None:
         (["CHECKPOINT", "--measured", "NOCOMMAND"], "do not name the command"),
         (["CHECKPOINT", "--measured", "NOTHING"], "holds neither miou nor fps"),
         (["CHECKPOINT", "--license-file", "no-licence"], "cannot read 'no-licence'"),
+        (["CHECKPOINT", "--out", "BROKEN/models/x"], "cannot create this folder"),
+        (["CHECKPOINT", "--out", "a name"], "'a name' is no name for a bundle"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(checkpoint: Path, tmp_path: Path, arguments: list, message: str) -> None:
@@ -250,7 +253,8 @@ def test_what_the_user_got_wrong_is_one_line(checkpoint: Path, tmp_path: Path, a
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     given = {"CHECKPOINT": str(checkpoint), **{name: str(tmp_path / name) for name in files}}
+    given["BROKEN/models/x"] = str(tmp_path / "BROKEN" / "models" / "x")
     with pytest.raises(UserError, match=message) as caught:
-        main([*(given.get(a, a) for a in arguments), "--out", str(tmp_path / "out")])
+        main(["--out", str(tmp_path / "out"), *(given.get(a, a) for a in arguments)])
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()

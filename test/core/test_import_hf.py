@@ -157,8 +157,25 @@ def truncated(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
+def odd_image(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [NaN, 0.5, 0.5], "size": {"height": 1e999}}')
+
+
+def odd_shape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("cross_attn.in_proj_weight"))
+    save_file({**tensors, name: torch.zeros(1)}, folder / "model.safetensors")
+
+
 def no_size(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 512, "longest_edge": 2048}}')
+
+
+# Each number in its bounds, all together 500 GB.
+DEEP = {
+    **dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim", "dim_feedforward"), 8192),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 128),
+}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +185,9 @@ def no_size(folder: Path) -> None:
         (index_outside, "'../../secret.safetensors'; expected safetensors files beside it"),
         (truncated, "is not a readable safetensors file"),
         (no_size, "fixes no image size; give --network-size"),
+        (odd_image, "finite number"),
+        (odd_shape, "have shapes that no Mask2Former has"),
+        (lambda folder: change_config(folder, **DEEP), "do not fit its config.json"),
         (lambda folder: change_config(folder, num_queries=13), "do not fit its config.json: 2 tensors differ"),
         (lambda folder: change_config(folder, dim_feedforward=10**9), "dim_feedforward: Input should be less than"),
         (lambda folder: change_config(folder, pre_norm=True), "pre_norm: Input should be False"),

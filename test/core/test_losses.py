@@ -325,6 +325,14 @@ def test_ignored_pixels_do_not_move_ignore_aware_losses() -> None:
         assert loss(logits, truth, weights[None]).item() == loss(changed, truth, weights[None]).item()
 
 
+def test_losses_are_computed_in_float32_whatever_the_models_precision() -> None:
+    prediction, labels = random_prediction()
+    criterion = Criterion(LossConfig(points=64, pixel_text_weight=1.0), CAMVID)
+    plain = criterion(prediction, labels, keyed(1, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert criterion(prediction, labels, keyed(1, 2)) == plain
+
+
 def test_learned_temperature_receives_a_gradient_and_fixed_one_scales_the_cosine() -> None:
     prediction, labels = random_prediction()
     learned = Criterion(LossConfig(points=32, temperature="learned"), CAMVID)

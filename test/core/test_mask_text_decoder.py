@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mtaclip_core.cli import UserError
-from mtaclip_core.config import DecoderConfig, ModelConfig, PixelDecoderConfig, TextConfig
+from mtaclip_core.config import DecoderConfig, LossConfig, ModelConfig, PixelDecoderConfig, TextConfig
 from mtaclip_core.deploy.graph import DeployedSegmenter
-from mtaclip_core.labels import CAMVID
+from mtaclip_core.labels import CAMVID, numbered_space
+from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.modeling.mask_text_decoder import DecoderLayer, MaskTextDecoder, MultiheadAttention
-from mtaclip_core.modeling.mta_clip import build_model
+from mtaclip_core.modeling.mta_clip import Prediction, build_model
 from mtaclip_core.modeling.pixel_features import PixelFeatures
 from mtaclip_core.modeling.position_embedding import sine_position_embedding
 
@@ -97,6 +101,36 @@ def test_decoder_equals_the_plain_reference(decoder: MaskTextDecoder, pixels: Pi
         got_masks = torch.einsum("bqd,bdhw->bqhw", got.mask_embed, pixels.mask_features)
         torch.testing.assert_close(got_masks, masks, atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(got.similarity, similarity, atol=1e-5, rtol=1e-4)
+
+
+def test_similarity_is_computed_in_float32_whatever_the_models_precision(
+    decoder: MaskTextDecoder, pixels: PixelFeatures, text: Tensor
+) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        layer = decoder(pixels, text)[-1]
+    assert layer.mask_embed.dtype == torch.bfloat16 and layer.similarity.dtype == torch.float32
+
+
+def waves(shape: Sequence[int], number: int) -> Tensor:
+    """Values in -1..1 without order that no random generator decides."""
+    return torch.sin(torch.arange(math.prod(shape)).double() ** 1.5 + number).float().reshape(tuple(shape))
+
+
+def test_decoder_and_losses_give_the_stored_numbers(decoder: MaskTextDecoder) -> None:
+    """The release's objective; what changes these numbers changes every training."""
+    with torch.no_grad():
+        for number, parameter in enumerate(decoder.parameters()):
+            parameter.copy_(waves(parameter.shape, number) * 0.4)
+    sizes = ((2, 3), (4, 6), (8, 12), (16, 24))
+    *levels, mask_features = (waves((B, D, *size), number) for number, size in enumerate(sizes))
+    layers = decoder(PixelFeatures(mask_features, tuple(levels)), waves((Z, C + 1, E), 4))
+    labels = torch.arange(B * 8 * 12).reshape(B, 8, 12).div(31, rounding_mode="floor").remainder(5).to(torch.uint8)
+    labels[labels == 4] = 255
+    criterion = Criterion(LossConfig(points=256, mask_normaliser="weighted"), numbered_space("few", list("abcd")))
+    generators = [torch.Generator().manual_seed(b) for b in range(B)]
+    terms = criterion(Prediction(mask_features, layers), labels, generators)
+    stored = {"class": 13.51628, "mask": 13.934652, "dice": 13.53145, "contrastive": 10.282652}
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(stored, rel=1e-4)
 
 
 def test_folded_tokens_and_last_layer_alone_give_the_same_answer(

@@ -16,6 +16,7 @@ from mtaclip_core.config import PixelDecoderConfig
 from mtaclip_core.modeling.deformable_attention import (
     DeformableAttention,
     _by_grid_sample,
+    _head_by_head,
     deformable_attention,
     reference_points,
     set_sampling,
@@ -82,7 +83,7 @@ def test_all_sampling_forms_have_the_same_values_and_gradients() -> None:
     """On the CPU `grid_sample` is a sparse product; the operator itself is for graphs and other devices."""
     forms = [functools.partial(deformable_attention, sampling=form) for form in FORMS]  # type: ignore[arg-type]
     found = []
-    for attend in (*forms, _by_grid_sample):
+    for attend in (*forms, _by_grid_sample, _head_by_head):
         inputs = [t.clone().requires_grad_() for t in sampling_problem(seed=1)]
         inputs[1].data[0, 0, 0, 0] = 0.4123  # a bilinear kernel has no derivative on a pixel centre
         out = attend(inputs[0], SIZES, inputs[1], inputs[2])

@@ -55,6 +55,7 @@ def test_predict_writes_labels_confidences_and_overlays(bundle: Path, tmp_path: 
         (["text.png"], "colour", "text.png"),
         (["one.png"], "nowhere", "no bundle 'nowhere'"),
         (["one.png", "sub/one.png"], "colour", "two images are called 'one'"),
+        (["one.png", "--out", "text.png"], "colour", "text.png: cannot create this folder"),
     ],
 )
 def test_predict_says_what_is_wrong(bundle: Path, tmp_path: Path, images: list, model: str, message: str) -> None:
@@ -64,7 +65,8 @@ def test_predict_says_what_is_wrong(bundle: Path, tmp_path: Path, images: list, 
     (tmp_path / "text.png").write_text("no picture")
     chosen = str(bundle) if model == "colour" else model
     with pytest.raises(UserError, match=message) as caught:
-        predict.main(["--model", chosen, *(str(tmp_path / i) for i in images), "--out", str(tmp_path / "out")])
+        given = [i if i.startswith("--") else str(tmp_path / i) for i in images]
+        predict.main(["--model", chosen, "--out", str(tmp_path / "out"), *given])
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -12,7 +12,15 @@ from helpers_evaluate import evaluated, failure, official_scores, same_scores
 from helpers_miniatures import write_cityscapes, write_png
 
 from mtaclip_core.data.cityscapes import Cityscapes
-from mtaclip_core.labels import CAMVID, CITYSCAPES, CITYSCAPES_LABELS, LABEL_ID_TO_TRAIN_ID
+from mtaclip_core.labels import (
+    CAMVID,
+    CITYSCAPES,
+    CITYSCAPES_LABELS,
+    LABEL_ID_TO_TRAIN_ID,
+    UNLABELLED,
+    numbered_space,
+)
+from mtaclip_core.metrics.prediction_folder import prediction_writer
 
 SIZE = (90, 120)
 
@@ -85,10 +93,19 @@ def test_cityscapes_is_written_in_label_ids_and_read_in_train_ids_too(city, tmp_
     evaluated(tmp_path, "--model", model, *data, "--write-predictions", tmp_path / "written")
     written = cv2.imread(str(next((tmp_path / "written").glob("*.png"))), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint8 and written.ndim == 2
-    assert (LABEL_ID_TO_TRAIN_ID[written[written != 255]] < 19).all() and written.max() > 19
+    assert (LABEL_ID_TO_TRAIN_ID[written] < 19).all() and written.max() > 19
     for folder, ids in (("written", "label"), ("train_ids", "train")):
         result = evaluated(tmp_path, "--predictions", tmp_path / folder, "--prediction-ids", ids, *data)
         assert result["miou"] == 1.0
+
+
+def test_submitted_files_hold_nothing_but_label_ids(city, tmp_path):
+    """Pixels without a class, and those of classes that Cityscapes does not have, are `unlabeled` to its server."""
+    data = Cityscapes(city, "val")
+    space = numbered_space("mine", ["road", "crane", "car"])
+    prediction_writer(tmp_path, data, space)(1, np.array([[0, 1, 2, UNLABELLED, 9]], np.uint8))
+    written = cv2.imread(str(tmp_path / f"{data.names[1]}.png"), cv2.IMREAD_UNCHANGED)
+    assert written.dtype == np.uint8 and written.tolist() == [[7, 0, 26, 0, 0]]
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])

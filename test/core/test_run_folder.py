@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import open_clip
@@ -22,7 +23,7 @@ from mtaclip_core.data.synthetic.writer import write
 from mtaclip_core.labels import CAMVID
 from mtaclip_core.losses.criterion import Criterion
 from mtaclip_core.modeling.mta_clip import build_model
-from mtaclip_core.training.checkpoint import load_model
+from mtaclip_core.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from mtaclip_core.training.run_folder import TrainingState
 from mtaclip_core.training.run_log import context_similarity
 
@@ -45,8 +46,42 @@ def test_a_run_logs_losses_scores_panels_and_contexts(tmp_path: Path) -> None:
     terms += events.Scalars("loss/pixel_text")[0].value + events.Scalars("loss/orthogonal")[0].value
     assert events.Scalars("loss/total")[0].value == pytest.approx(terms, rel=1e-4)
     assert set(events.Tags()["images"]) == {"validation/image_truth_prediction", "contexts/cosine"}
+    assert all(0 < e.value < 1 for e in events.Scalars("data_wait"))
     result = json.loads((run / "result.json").read_text())
     assert result["steps"] == 4 and result["miou"] == pytest.approx(events.Scalars("validation/miou")[-1].value)
+    train.main(["--resume", str(run), "steps=6"])
+    events.Reload()
+    for name in ("loss/total", "validation/miou"):
+        assert [e.step for e in events.Scalars(name)] == [2, 4, 6], "what was logged before the resume is hidden"
+
+
+def test_another_loss_from_a_resume_on_leaves_each_parameter_its_own_moments(tmp_path: Path) -> None:
+    """Without a contrastive loss its heads are not trained: the optimiser has fewer parameters than before."""
+    write(tmp_path / "street", 2, SIZE, 7, "train", 2)
+    run = train_run(tmp_path / "run", tiny(tmp_path / "street", batch=2))
+    before = tensors(run)
+    train.main(["--resume", str(run), "steps=2", "optimiser.lr=1e-9", "loss.contrastive_weight=0"])
+    after = tensors(run)
+    moments = [key for key in after if key.endswith(".exp_avg_sq")]
+    assert 50 < len(moments) < sum(key.endswith(".exp_avg_sq") for key in before)
+    for key in moments:
+        parameter = key.removeprefix("optimiser.").removesuffix(".exp_avg_sq")
+        assert after[key].shape == after.get(f"model.{parameter}", after.get(parameter, torch.empty(()))).shape
+        assert (after[key] >= before[key] * 0.99).all(), "AdamW keeps 0.999 of the squares of a step"
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    save_checkpoint(path, {"a": torch.ones(4)}, {"step": 1})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"last.safetensors' cannot be written .* make room"):
+            save_checkpoint(path, {"a": torch.ones(100_000)}, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert load_checkpoint(path)[1]["step"] == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last.json", "last.safetensors"]
 
 
 def test_context_similarity_is_the_mean_cosine_over_classes() -> None:

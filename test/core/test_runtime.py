@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import zipfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -14,15 +17,16 @@ import onnx
 import pytest
 from bundles import colour_maps, make_colour_bundle, paint
 from helpers_bundle import replace_file
+from onnx import TensorProto
 
 from mtaclip_core.bundle import load_bundle
 from mtaclip_core.cli import UserError
-from mtaclip_core.deploy.parity import check, check_class_maps
+from mtaclip_core.deploy.parity import check
 from mtaclip_core.deploy.reference import Reference, load_reference, reference_files
 from mtaclip_core.labels import CAMVID, CITYSCAPES, LabelClass, LabelSpace
 from mtaclip_core.runtime import openvino_backend
 from mtaclip_core.runtime.openvino_backend import OpenVINOSegmenter
-from mtaclip_core.runtime.segmenter import Segmenter, load_segmenter
+from mtaclip_core.runtime.segmenter import Segmentation, Segmenter, load_segmenter
 
 SIZE = (48, 64)
 
@@ -183,6 +187,59 @@ def test_a_backend_that_is_not_installed_is_named(bundle: Path, monkeypatch) -> 
         load_segmenter(bundle, "openvino")
 
 
+@pytest.mark.parametrize(("backend", "needs"), [("openvino", "openvino"), ("torch", "safetensors")])
+def test_a_backend_that_is_only_half_installed_is_one_line(bundle: Path, monkeypatch, backend: str, needs: str) -> None:
+    module = f"mtaclip_core.runtime.{backend}_backend"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr(f"mtaclip_core.runtime.{backend}_backend", raising=False)
+    broken = ModuleType(needs)
+    broken.__spec__ = ModuleSpec(needs, None)
+
+    def fail(name: str) -> object:
+        raise ImportError(f"lib{needs}.so: cannot open shared object file ({name})")
+
+    monkeypatch.setattr(broken, "__getattr__", fail, raising=False)
+    monkeypatch.setitem(sys.modules, needs, broken)
+    with pytest.raises(UserError, match=rf"{backend} is installed but cannot be loaded \(.*\): pip install") as caught:
+        load_segmenter(bundle, backend)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_answers_of_another_shape_are_refused(bundle: Path) -> None:
+    class Small(Segmenter):
+        backend, precision = "small", "f32"
+
+        def segment(self, frames, channel_order="rgb") -> list[Segmentation]:
+            return [Segmentation(np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)) for _ in frames]
+
+    with pytest.raises(UserError, match=r"is refused: labels and confidences are \(3, 4\) for images of \(48, 64\)"):
+        check(Small(), load_bundle(bundle))
+
+
+def test_labels_of_another_type_are_refused(tmp_path: Path) -> None:
+    wide = make_colour_bundle(tmp_path / "wide", CAMVID, SIZE)
+    model = onnx.load(wide / "model.onnx")
+    next(port for port in model.graph.output if port.name == "label").type.tensor_type.elem_type = TensorProto.INT64
+    next(node for node in model.graph.node if node.output[0] == "label").attribute[0].i = TensorProto.INT64
+    replace_file(wide, "model.onnx", model.SerializeToString())
+    with pytest.raises(UserError, match="lacks an image, label or confidence of uint8"):
+        load_segmenter(wide, "openvino")
+
+
+def test_a_graph_that_fails_when_it_runs_is_one_line(tmp_path: Path) -> None:
+    folder = make_colour_bundle(tmp_path / "fails", CAMVID, SIZE)
+    model = onnx.load(folder / "model.onnx")
+    node = next(node for node in model.graph.node if node.output[0] == "planes")
+    node.output[0] = "turned"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 3, 7, 7], np.int64), "seven"))
+    where = list(model.graph.node).index(node) + 1
+    model.graph.node.insert(where, onnx.helper.make_node("Reshape", ["turned", "seven"], ["planes"]))
+    replace_file(folder, "model.onnx", model.SerializeToString())
+    with pytest.raises(UserError, match="backend openvino cannot run the graph of bundle 'fails': ") as caught:
+        load_segmenter(folder, "openvino")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_the_gate_refuses_a_graph_that_answers_differently(bundle: Path, tmp_path: Path) -> None:
     tampered = make_colour_bundle(tmp_path / "tampered", CAMVID, SIZE)
     model = onnx.load(tampered / "model.onnx")
@@ -199,15 +256,15 @@ def test_the_gate_refuses_a_graph_that_answers_differently(bundle: Path, tmp_pat
 
 def test_the_gate_sees_small_differences_in_the_class_maps(bundle: Path, tmp_path: Path) -> None:
     loaded = load_bundle(bundle)
-    segmenter = OpenVINOSegmenter(loaded)
-    assert check(segmenter, loaded).label_agreement == 1
-    assert check_class_maps(segmenter, "f32", loaded) < 0.001
+    found = check(OpenVINOSegmenter(loaded), loaded)
+    assert found.label_agreement == 1 and found.class_maps_difference is not None
+    assert found.class_maps_difference < 0.001
     other = make_colour_bundle(tmp_path / "other", CAMVID, SIZE)
     reference = load_reference(loaded)
     np.savez(tmp_path / "maps.npz", class_maps=reference.class_maps * np.float16(1.01), step=reference.map_step)
     replace_file(other, "reference/class_maps.npz", (tmp_path / "maps.npz").read_bytes())
-    with pytest.raises(UserError, match=r"class maps of bundle 'other' in f32 differ .* by \d"):
-        check_class_maps(segmenter, "f32", load_bundle(other))
+    with pytest.raises(UserError, match=r"label agreement 100.* class maps differ by 0.9\d+% \(at most 0.2%\)"):
+        load_segmenter(other, "openvino")
 
 
 def test_a_reference_stays_small_and_still_shows_a_wrong_engine(bundle: Path, tmp_path: Path) -> None:
@@ -222,25 +279,32 @@ def test_a_reference_stays_small_and_still_shows_a_wrong_engine(bundle: Path, tm
         replace_file(folder, name, content)
     stored = load_reference(load_bundle(folder))
 
-    class Source:
-        """An engine that gives the right maps but in one row or column out of two."""
+    class Engine(Segmenter):
+        """Gives the right maps but in one row or column out of two."""
 
-        def __init__(self, rows: slice, columns: slice) -> None:
-            self.frame, self.wrong = -1, (slice(None), rows, columns)
+        backend, precision = "engine", "f32"
 
-        def class_maps(self, frame: np.ndarray) -> np.ndarray:
+        def __init__(self, rows: slice, columns: slice, factor: float = 0.98) -> None:
+            self.frame, self.wrong, self.factor = -1, (slice(None), rows, columns), factor
+
+        def segment(self, frames, channel_order="rgb") -> list[Segmentation]:
+            return [Segmentation(plane[0], plane[0]) for _ in frames]
+
+        def segment_with_maps(self, frame: np.ndarray) -> tuple[Segmentation, np.ndarray]:
             self.frame += 1
             found = maps[self.frame].astype(np.float32)
-            found[self.wrong] *= 0.98
-            return found
+            found[self.wrong] *= self.factor
+            return self.segment([frame])[0], found
 
     nothing, everything = slice(0), slice(None)
-    assert check_class_maps(Source(nothing, nothing), "f32", load_bundle(folder)) == 0
+    assert check(Engine(nothing, nothing), load_bundle(folder)).class_maps_difference == 0
     assert stored.map_step > 1 and stored.class_maps.shape[1] == 11
     for first in (0, 1):
         for wrong in ((slice(first, None, 2), everything), (everything, slice(first, None, 2))):
-            with pytest.raises(UserError, match="differ from its reference"):
-                check_class_maps(Source(*wrong), "f32", load_bundle(folder))
+            with pytest.raises(UserError, match=r"class maps differ by [01]\.\d+% \(at most"):
+                check(Engine(*wrong), load_bundle(folder))
+    with pytest.raises(UserError, match="class maps differ by nan%"):
+        check(Engine(everything, everything, np.nan), load_bundle(folder))
 
 
 def test_class_maps_of_an_older_bundle_hold_every_pixel(bundle: Path, tmp_path: Path) -> None:
@@ -250,7 +314,7 @@ def test_class_maps_of_an_older_bundle_hold_every_pixel(bundle: Path, tmp_path: 
     replace_file(older, "reference/class_maps.npz", (tmp_path / "maps.npz").read_bytes())
     loaded = load_bundle(older)
     assert load_reference(loaded).map_step == 1
-    assert check_class_maps(OpenVINOSegmenter(loaded), "f32", loaded) < 0.001
+    assert (check(OpenVINOSegmenter(loaded), loaded).class_maps_difference or 1) < 0.001
 
 
 def zipped_array(header: dict[str, object], content: bytes = b"") -> bytes:
@@ -260,6 +324,29 @@ def zipped_array(header: dict[str, object], content: bytes = b"") -> bytes:
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("class_maps.npy", array.getvalue() + content)
     return archive.getvalue()
+
+
+def zipped_text(header: str, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A .npz whose array has a header of any text."""
+    archive, text = io.BytesIO(), header.encode() + b"\n"
+    with zipfile.ZipFile(archive, "w", compression) as file:
+        file.writestr("class_maps.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+    return archive.getvalue()
+
+
+def zipped_step(step: float) -> bytes:
+    archive = io.BytesIO()
+    np.savez(archive, class_maps=np.zeros((4, 11, 2, 2), np.float16), step=np.array(step))
+    return archive.getvalue()
+
+
+def changed(archive: bytes, position: int, bits: int) -> bytes:
+    """With some bits of one byte turned; at 6 they are flags, which stand in the list at the end too."""
+    content = bytearray(archive)
+    content[position] ^= bits
+    if position == 6:
+        content[archive.index(b"PK\x01\x02") + 8] ^= bits
+    return bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -273,13 +360,22 @@ def zipped_array(header: dict[str, object], content: bytes = b"") -> bytes:
         ("reference/1_label.png", cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1].tobytes(), "differ in size"),
         ("reference/0_label.png", b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, "not a PNG of at most"),
         ("reference/class_maps.npz", b"PK no archive", "does not hold class maps"),
+        ("reference/class_maps.npz", b"", "does not hold class maps"),
+        ("reference/class_maps.npz", zipped_text("{" + "(" * 500), "does not hold class maps"),
+        ("reference/class_maps.npz", zipped_text("{'shape': (" + "9" * 5000 + ",)}"), "does not hold class maps"),
+        ("reference/class_maps.npz", changed(zipped_text("{" * 99), 50, 0xFF), "does not hold class maps"),
+        ("reference/class_maps.npz", changed(zipped_text("{" * 99), 6, 1), "does not hold class maps"),
+        ("reference/class_maps.npz", zipped_text("{}", zipfile.ZIP_LZMA), "packed in an unusual way"),
+        ("reference/class_maps.npz", zipped_step(np.inf), "does not hold class maps"),
+        ("reference/2_confidence.png", b"", "not a PNG"),
     ],
 )
 def test_a_broken_reference_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     broken = make_colour_bundle(tmp_path / "broken", CAMVID, SIZE)
     replace_file(broken, name, content)
-    with pytest.raises(UserError, match=message):
-        load_segmenter(broken, "openvino")
+    with pytest.raises(UserError, match=message) as caught:
+        load_reference(load_bundle(broken))
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 500
 
 
 ONBOARD = """

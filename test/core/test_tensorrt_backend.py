@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import signal
@@ -27,7 +28,8 @@ from mtaclip_core.deploy.engine_graph import engine_onnx, engine_precision
 from mtaclip_core.labels import CAMVID
 from mtaclip_core.runtime import segmenter as segmenters
 from mtaclip_core.runtime.cuda_runtime import find_gpu, load_cudart
-from mtaclip_core.runtime.segmenter import load_segmenter
+from mtaclip_core.runtime.engine_settings import EngineSettings
+from mtaclip_core.runtime.segmenter import load_segmenter, load_tensorrt
 
 BACKEND = tuple(f"mtaclip_core.runtime.{name}" for name in ("tensorrt_engine", "engine_choice", "tensorrt_backend"))
 SIZE = (64, 96)
@@ -235,10 +237,36 @@ def test_a_damaged_engine_never_reaches_tensorrt(machine, colour, lines, damage,
         assert model.backend == "openvino"
 
 
-def test_a_plan_that_tensorrt_refuses_is_one_line(machine) -> None:
-    engine = sys.modules[BACKEND[0]].TensorRTEngine
-    with pytest.raises(UserError, match=r"TensorRT 10.14.1.48 does not take this engine: .*MAGIC_TAG"):
-        engine(b"not an engine")
+def test_a_plan_that_tensorrt_refuses_is_one_line(machine, colour) -> None:
+    machine.load(colour, engine_shapes="1x64x96").close()
+    (engine,) = machine.engines
+    engine.write_bytes(b"not an engine")
+    entry = json.loads(Path(f"{engine}.json").read_text())
+    entry |= {"sha256": hashlib.sha256(b"not an engine").hexdigest(), "bytes": 13}
+    Path(f"{engine}.json").write_text(json.dumps(entry))
+    with pytest.raises(UserError, match=r"does not take this engine: .*MAGIC_TAG.*export engine colour .*--again") as e:
+        machine.load(colour, engine_shapes="1x64x96")
+    assert len(str(e.value).splitlines()) == 1
+    export.main(["engine", str(colour), "--precision", "f32", "--shape", "1x64x96", "--again"])
+    machine.load(colour, engine_shapes="1x64x96").close()
+
+
+def test_an_int8_engine_of_other_frames_is_built_again(machine, colour, lines) -> None:
+    settings = EngineSettings(machine.cache, shapes=((1, *SIZE),))
+    frames = [paint(CAMVID, SIZE, seed)[0] for seed in range(2)]
+    with pytest.raises(UserError, match="no product that could read int8; take precision fp16"):
+        load_tensorrt(load_bundle(colour), "int8", settings, calibration=frames)
+    # What stands for int8 here: the frames decide about the engine, not about its graph.
+    machine.patch.setattr(sys.modules[BACKEND[2]], "engine_onnx", lambda bundle, *_: engine_onnx(bundle, "fp16"))
+
+    def load(calibration: list[np.ndarray] | None) -> int:
+        load_tensorrt(load_bundle(colour), "int8", settings, calibration=calibration).close()
+        return machine.builds
+
+    assert load(frames) == load(frames) == load(None) == 1  # whoever has no frames takes what is there
+    lines()
+    assert load(frames[:1]) == 2
+    assert any("is built again: it was built for calibration '" in line for line in lines())
 
 
 def test_an_engine_that_fails_the_reference_is_refused_set_aside_and_built_anew(machine, colour) -> None:
@@ -393,6 +421,17 @@ def test_a_device_that_is_not_there_is_one_line(machine, colour) -> None:
         machine.load(colour, cuda_device="3")
 
 
+def test_all_threads_work_on_the_chosen_gpu(machine, colour) -> None:
+    machine.cudart.devices = 2
+    with machine.load(colour, engine_shapes="1x64x96", cuda_device="1") as model:
+        images = [paint(CAMVID, size)[0] for size in (SIZE, (48, 70))]
+        threads = [threading.Thread(target=lambda image=image: model.segment([image])) for image in images]
+        for thread in threads:
+            thread.start()
+            thread.join(60)
+    assert machine.builds == 1 and machine.trt.knobs.devices == {1}
+
+
 def test_what_is_not_installed_is_one_line(machine, colour, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     monkeypatch.setitem(sys.modules, "cuda.cudart", None)
@@ -444,6 +483,9 @@ def test_export_checks_no_engine_by_itself(machine) -> None:
         ("engine_mismatch", "ignore", "expected one of rebuild, refuse"),
         ("cuda_device", "first", "is not a whole number"),
         ("engine_workspace_mb", "0", "is not a whole number from 1 on"),
+        ("engine_workspace_mb", "\u00b2", "is not a whole number from 1 on"),
+        ("engine_workspace_mb", "9" * 30, "is not a whole number from 1 on"),
+        ("engine_shapes", "1x\u00b2x64", "is not a shape"),
         ("engine_shapes", "1x2", "is not a shape"),
     ],
 )

@@ -165,14 +165,93 @@ print(json.dumps([runtime.__file__, found]))
 """
 
 
-@pytest.mark.parametrize("version", ["installed", "12.9.10"])
-def test_every_function_of_cuda_is_there_and_takes_our_arguments(version) -> None:
-    """With the package that is installed here, and with the CUDA 12 of JetPack 6."""
-    cuda = None if version == "installed" else Path(sys.prefix) / "cuda-bindings" / version
-    if cuda is None:
+@pytest.fixture(scope="module", params=["installed", "12.9.10"])
+def cuda(request) -> Path | None:
+    """Where the package lies: None for the one that is installed here; the other is of the CUDA 12 of JetPack 6."""
+    if request.param == "installed":
         pytest.importorskip("cuda.bindings.runtime")
-    elif not cuda.is_dir():
-        pytest.skip(f"no CUDA bindings in {cuda}; `make test` installs them on x86-64")
+        return None
+    folder = Path(sys.prefix) / "cuda-bindings" / request.param
+    if not folder.is_dir():
+        pytest.skip(f"no CUDA bindings in {folder}; `make test` installs them on x86-64")
+    return folder
+
+
+def functions_of_cuda() -> set[str]:
+    files = [RUNTIME / name for name in ("cuda_runtime.py", "cuda_stager.py", "tensorrt_backend.py")]
+    return {name for file in files for name, _ in calls_of_cuda(file)}
+
+
+REPLAY = """
+import json
+import numpy as np
+import cuda.bindings.runtime as real
+from double_cudart import DoubleCudart, cudaError_t
+from test_cuda_stager import FRAME, RESULT, plus_one
+from mtaclip_core.runtime.cuda_runtime import CudaError, call, find_gpu
+from mtaclip_core.runtime.cuda_stager import CudaStager
+
+assert int(real.cudaGetDeviceCount()[0]) != 0, "a GPU would take made-up addresses seriously"
+HANDLES = {
+    "cudaStreamCreateWithFlags": real.cudaStream_t,
+    "cudaEventCreateWithFlags": real.cudaEvent_t,
+    "cudaStreamEndCapture": real.cudaGraph_t,
+    "cudaGraphInstantiate": real.cudaGraphExec_t,
+}
+called = set()
+
+class Both:
+    def __init__(self):
+        self.double = DoubleCudart()
+    def __getattr__(self, name):
+        theirs = getattr(real, name)
+        if isinstance(theirs, type) or not callable(theirs):
+            return theirs
+        def function(*args):
+            answer, result = theirs(*args), getattr(self.double, name)(*args)
+            assert isinstance(answer[0], real.cudaError_t) and len(answer) == len(result), name
+            called.add(name)
+            error, *rest = result
+            if name in HANDLES and int(error) == 0:
+                rest = [HANDLES[name](int(rest[0]))]
+            return real.cudaError_t(int(error)), *rest
+        return function
+
+both = Both()
+assert find_gpu(both).name == "Double GPU"
+for fails in (None, "cudaGraphInstantiate"):
+    stager = CudaStager(both, [FRAME], [RESULT])
+    stager.set_work(plus_one(both.double, stager))
+    if fails:
+        both.double.fail_in[fails] = cudaError_t.cudaErrorMemoryAllocation
+    for i in range(4):
+        stager.submit({"frame": np.full(FRAME.shape, i, np.uint8)})
+        assert (stager.collect()["result"] == i + 1).all()
+    assert stager.graph is (fails is None), stager.graph_problem
+    stager.close()
+assert both.double.live == {}
+try:
+    call(both, "cudaSetDevice", 7)
+except CudaError:
+    print(json.dumps([real.__file__, sorted(called)]))
+"""
+
+
+def test_cuda_takes_the_arguments_that_the_stager_really_gives(cuda) -> None:
+    """The real functions look at the types of their arguments before they find that there is no driver."""
+    runtime: Any = pytest.importorskip("cuda.bindings.runtime")
+    if int(runtime.cudaGetDeviceCount()[0]) == 0:
+        pytest.skip("there is a GPU, where the stager is tested by itself")
+    paths = [str(path) for path in (cuda, Path(__file__).parent, ROOT) if path]
+    environment = clean_environment(PYTHONPATH=os.pathsep.join(paths))
+    done = subprocess.run([sys.executable, "-c", REPLAY], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    where, called = json.loads(done.stdout)
+    assert cuda is None or where.startswith(str(cuda))
+    assert functions_of_cuda() <= set(called)
+
+
+def test_every_function_of_cuda_is_there_and_takes_our_arguments(cuda) -> None:
     files = [RUNTIME / name for name in ("cuda_runtime.py", "cuda_stager.py", "tensorrt_backend.py")]
     calls = {call for file in files for call in calls_of_cuda(file)}
     used = {name for file in files for name in used_of("cudart", file) | used_of("self._cudart", file)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,8 +22,9 @@ from mtaclip_core.cli import UserError
 from mtaclip_core.config import AugmentConfig, SourceConfig
 from mtaclip_core.data.dataset import Sample, open_dataset
 from mtaclip_core.data.synthetic.writer import write
-from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler
-from mtaclip_core.labels import CAMVID, CITYSCAPES, UNLABELLED, join
+from mtaclip_core.data.transforms import Augmentation, SampleStream, StepSampler, draw_scale
+from mtaclip_core.labels import CAMVID, CITYSCAPES, UNLABELLED, LabelSpace, common_space, join
+from mtaclip_core.training.batches import leave_signals_to_the_trainer
 from mtaclip_core.training.checkpoint import load_checkpoint, load_model
 from mtaclip_core.training.validation import validate
 
@@ -112,16 +114,78 @@ def test_sigterm_saves_the_current_step_and_leaves(tmp_path: Path, street: Path)
     assert meta["step"] >= 2
 
 
+def test_a_validation_that_is_broken_off_is_made_on_resume(
+    tmp_path: Path, street: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation may take longer than the system waits after SIGTERM. Even SIGKILL in it costs no step."""
+    values = tiny_config(street, steps=2, log_every=1)
+    values["validation"] = values["train"][0]
+    run, saved = tmp_path / "run", []
+
+    def asked_to_end(*spaces: LabelSpace) -> object:
+        saved.append(load_checkpoint(run / "checkpoints" / "last.safetensors")[1]["step"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        return common_space(*spaces)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtaclip_core.training.validation.common_space", asked_to_end)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(["--config", str(write_config(tmp_path / "c.yaml", values)), "--out", str(run)])
+    assert saved == [2]
+    assert not (run / "result.json").exists() and not (run / "checkpoints" / "best.json").exists()
+    before = tensors(run)
+    train.main(["--resume", str(run)])
+    result = json.loads((run / "result.json").read_text())
+    best = json.loads((run / "checkpoints" / "best.json").read_text())["best_miou"]
+    assert result["steps"] == 2 and result["miou"] == best
+    assert all(torch.equal(tensor, before[key]) for key, tensor in tensors(run).items())
+
+
+def test_a_data_worker_outlives_sigterm_until_the_trainer_leaves() -> None:
+    context = multiprocessing.get_context("fork")
+    leaving, ready = context.Value("b", False, lock=False), context.Event()
+
+    def work() -> None:
+        leave_signals_to_the_trainer(leaving, 0)
+        ready.set()
+        while True:
+            time.sleep(0.01)
+
+    worker = context.Process(target=work, daemon=True)
+    worker.start()
+    assert ready.wait(60)
+    worker.terminate()
+    worker.join(0.2)
+    assert worker.is_alive()
+    leaving.value = True
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0
+
+
+def test_classes_that_validation_cannot_score_are_told_before_the_first_step(tmp_path: Path, street: Path) -> None:
+    patterns = {
+        "images": "leftImg8bit/{split}/{name}_leftImg8bit.png",
+        "labels": "gtFine/{split}/{name}_gtFine_labelIds.png",
+    }
+    crane = {"name": "crane", "values": list(range(256))}
+    cranes = write_config(tmp_path / "cranes.yaml", {**patterns, "root": str(street), "classes": [crane]})
+    values = tiny_config(street, validation={"data": str(cranes), "split": "train"}, steps=1)
+    with pytest.raises(UserError, match="cranes"):
+        train.main(["--config", str(write_config(tmp_path / "c.yaml", values)), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "config.yaml").exists(), "it was told when the training had begun"
+
+
 def test_two_processes_share_a_training_and_stop_after_the_same_step(tmp_path: Path, street: Path) -> None:
     """One of them is asked to end: the other would wait for its gradients for ever. Each has validated its own part."""
     values = tiny_config(street, steps=100_000, checkpoint_every=100_000, evaluate_every=2)
     values["validation"] = values["train"][0]
     config = write_config(tmp_path / "c.yaml", values)
     with two_processes(command(config, "--out", str(tmp_path / "run"))) as processes:
-        text = ""
-        while "loss" not in text:
-            assert processes[0].stderr is not None and processes[0].poll() is None, text
-            text += processes[0].stderr.read(64)
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "run" / "checkpoints" / "best.json").exists():
+            assert processes[0].poll() is None and time.monotonic() < deadline, "no validation was made"
+            time.sleep(0.05)
         processes[1].send_signal(signal.SIGTERM)
         assert [p.communicate(timeout=60)[1].count("Traceback") for p in processes] == [0, 0]
     assert [p.returncode for p in processes] == [130, 130]
@@ -184,14 +248,23 @@ def test_what_the_user_got_wrong_is_one_line(
         train.main(["--config", str(config), *out, *arguments])
 
 
-def test_a_broken_label_in_a_worker_process_is_one_line(tmp_path: Path) -> None:
-    write(tmp_path / "street", 2, (64, 96), 7, "train", 1)
-    for label in (tmp_path / "street").rglob("*_labelIds.png"):
-        label.write_bytes(b"broken")
-    config = write_config(tmp_path / "c.yaml", tiny_config(tmp_path / "street", workers=1))
-    with pytest.raises(UserError, match=r"^\S+_labelIds\.png: not a readable image") as error:
+def test_an_image_that_a_worker_process_cannot_read_is_one_line_and_costs_no_step(tmp_path: Path) -> None:
+    """Its first bytes, which are looked at before the training starts, are sound."""
+    write(tmp_path / "street", 2, SIZE, 7, "train", 1)
+    config = write_config(tmp_path / "c.yaml", tiny_config(tmp_path / "street", workers=1, batch=1))
+    samples = stream(tmp_path / "street", 1.0)
+    samples.seed = 0
+    image = samples.datasets[0].files(samples.locate(1)[1])[0]
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"^\S+{image.name}: not a readable image") as error:
         train.main(["--config", str(config), "--out", str(tmp_path / "run")])
     assert len(str(error.value).splitlines()) == 1
+    assert multiprocessing.active_children() == [], "Python would wait for them at its exit, for ever"
+    assert load_checkpoint(tmp_path / "run")[1]["step"] == 1
+    image.write_bytes(whole)
+    train.main(["--resume", str(tmp_path / "run"), "steps=3"])
+    assert load_checkpoint(tmp_path / "run")[1]["step"] == 3
 
 
 def test_a_used_run_folder_is_not_overwritten(tmp_path: Path, street: Path) -> None:
@@ -215,6 +288,8 @@ def test_a_resumed_training_keeps_its_own_settings(
     train.main(["--resume", run, "optimiser.lr=5e-4", "steps=3"])
     assert "other settings: optimiser.lr, steps" in capsys.readouterr().err
     assert load_checkpoint(run)[1]["config"]["optimiser"]["lr"] == 5e-4
+    with pytest.raises(UserError, match="has 3 steps already; steps=2 is less"):
+        train.main(["--resume", run, "steps=2"])
 
 
 def test_wrong_path_exits_with_two_and_one_line(tmp_path: Path) -> None:
@@ -248,6 +323,7 @@ def test_every_frame_comes_once_before_any_comes_twice_and_weights_are_kept(stre
     assert sum(source == 0 for source, _ in located) == 300
     frames = [frame for source, frame in located if source == 0]
     assert all(sorted(frames[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 300, 4))
+    assert samples.name(0).endswith(f" of synthetic:{street} train"), "frames of several sources may share a name"
 
 
 def test_processes_share_the_samples_of_a_step() -> None:
@@ -269,6 +345,22 @@ def test_labels_are_joined_and_augmented_with_their_image(street: Path) -> None:
     pixels = (image.permute(1, 2, 0).numpy() * std + mean) * 255
     np.testing.assert_allclose(pixels, frame.image, atol=0.01)
     np.testing.assert_array_equal(label.numpy(), join(CITYSCAPES, CAMVID)[frame.label])
+
+
+def test_scales_and_colours_are_drawn_as_in_mask2former() -> None:
+    """Short sides of 512 to 2048 pixels of Cityscapes' 1024 in steps of 102; red stays the strongest channel."""
+    config = AugmentConfig(scale=(0.5, 2.0), scale_steps=16, crop=(32, 32), swap_channels=False)
+    rng = np.random.default_rng(0)
+    sides = [round(draw_scale(config, rng) * 1024) for _ in range(2000)]
+    assert sorted(set(sides)) == [round(102.4 * n) for n in range(5, 21)]
+    assert np.mean(sides) == pytest.approx(1280, rel=0.03)
+    red = Sample(np.full((32, 32, 3), (180, 60, 40), np.uint8), np.zeros((32, 32), np.uint8), "red")
+    for swap in (False, True):
+        augment = Augmentation(config.model_copy(update={"swap_channels": swap}), (0, 0, 0), (1, 1, 1))
+        strongest = [augment(red, seed)[0].mean((1, 2)).argmax().item() for seed in range(40)]
+        assert (set(strongest) == {0}) != swap
+    looks = {tuple(augment(red, seed)[0][:, 0, 0].tolist()) for seed in range(40)}
+    assert len(looks) > 20
 
 
 def test_a_crop_larger_than_the_scaled_image_is_padded_as_unlabelled(street: Path) -> None:
