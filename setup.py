@@ -36,8 +36,8 @@ EXTRAS = {
     ],
     "gpu": ["tensorrt>=10.3", "cuda-python>=12", "onnx>=1.17"],  # onnx: to build engines, not to run them
     "train": [
-        "torch>=2.7",
-        "torchvision>=0.22",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "open_clip_torch>=2.30",
         "timm>=1.0.12",
         "lightning-fabric>=2.5",

@@ -43,9 +43,10 @@ def deformable_attention(
     """
     if value.shape[1] != sum(h * w for h, w in sizes):
         raise ValueError(f"value has {value.shape[1]} positions, but the levels {list(sizes)} have another number")
-    if sampling == "grid_sample" and value.device.type == "cpu" and not torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling()
+    if sampling == "grid_sample" and value.device.type == "cpu" and not traced:
         out = SparseSampling.apply(value.float(), sizes, locations.float(), weights.float())
-    elif sampling == "grid_sample" and torch.compiler.is_exporting():
+    elif sampling == "grid_sample" and traced and not torch.compiler.is_dynamo_compiling():  # exported, not compiled
         out = _head_by_head(value, sizes, locations.float(), weights.float())
     elif sampling == "grid_sample":
         out = _by_grid_sample(value, sizes, locations.float(), weights.float())
