@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -82,24 +83,25 @@ def _head_by_head(
 ) -> torch.Tensor:
     """`_by_grid_sample` in pieces that stay in the cache of a CPU core, without a sum over an axis.
 
-    The form of exported graphs: OpenVINO takes 7 % less time for a ResNet-50 model at 512x1024, in bfloat16 22 %, and
-    5 s more to compile it.
+    The form of exported graphs: OpenVINO takes 6 % less time for a ResNet-50 model at 512x1024, in bfloat16 20 %, and
+    2.5 s more to compile it.
     """
-    grids = (2.0 * locations - 1.0).permute(2, 3, 4, 0, 1, 5)  # (M, L, P, B, N, 2)
-    shares = weights.permute(2, 3, 4, 0, 1)  # (M, L, P, B, N)
+    heads, _, points = weights.shape[2:]
+    grids = (2.0 * locations - 1.0).permute(2, 3, 4, 0, 1, 5).flatten(0, 2).unsqueeze(2)  # (M*L*P, B, 1, N, 2)
+    shares = weights.permute(2, 3, 4, 0, 1).flatten(0, 2)[:, :, None, None]  # (M*L*P, B, 1, 1, N)
     levels = value.float().permute(2, 0, 3, 1).split([h * w for h, w in sizes], 3)  # (M, B, d, h*w)
     found = []
-    for head in range(value.shape[2]):
+    number = itertools.count()
+    for head in range(heads):
         out = None
-        for level, size in enumerate(sizes):
-            image = levels[level][head].unflatten(2, size)
-            for grid, share in zip(grids[head, level], shares[head, level], strict=True):
-                samples = F.grid_sample(image, grid[:, None], "bilinear", "zeros", align_corners=False)
-                part = samples[:, :, 0] * share[:, None]  # (B, d, N)
-                out = part if out is None else out + part
+        for level, size in zip(levels, sizes, strict=True):
+            image = level[head].unflatten(2, size)
+            for i in itertools.islice(number, points):
+                samples = F.grid_sample(image, grids[i], "bilinear", "zeros", align_corners=False)  # (B, d, 1, N)
+                out = samples * shares[i] if out is None else out + samples * shares[i]
         assert out is not None
         found.append(out)
-    return torch.cat(found, 1).transpose(1, 2)
+    return torch.cat(found, 1).squeeze(2).transpose(1, 2)
 
 
 def _by_gather(
