@@ -23,13 +23,14 @@ def cycles(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_transitions_leave_no_threads_handles_or_memory_behind(tmp_path: Path) -> None:
     bundle = make_colour_bundle(tmp_path / "colour", network_size=(45, 60))
     numbers = tmp_path / "leaks.json"
-    ended = cycles("--model", str(bundle), "--transitions", "80", "--json", str(numbers))
+    ended = cycles("--model", str(bundle), "--transitions", "160", "--json", str(numbers))
     assert ended.returncode == 0, ended.stderr
     leaks = json.loads(numbers.read_text(encoding="utf-8"))
-    assert leaks["transitions"] == 80
+    assert leaks["transitions"] == 160
     assert leaks["late"]["threads"] <= leaks["early"]["threads"]
     assert leaks["late"]["handles"] <= leaks["early"]["handles"]
-    assert leaks["late"]["objects"] - leaks["early"]["objects"] < 100, "at least 17 cycles lie between"
+    # 36 cycles lie between; 200 objects come once, sooner or later, with what is first needed after some seconds
+    assert leaks["late"]["objects"] - leaks["early"]["objects"] < 300, ended.stdout
     # a model of a few 100 kB that was not freed would show, as would a frame that was kept
     assert leaks["late"]["rss_mb"] - leaks["early"]["rss_mb"] < 12, ended.stdout
 
