@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,7 @@ class Setup:
         return build_model(self.config().model, classes_of(self.classes), SEED, load=False)
 
 
-class Side:
+class Side(ABC):
     """One training. Step n of every side sees the same images and labels.
 
     Attributes:
@@ -101,9 +102,9 @@ class Side:
         self.parts["backbone_forward"].append(features - start)
         self.parts["decoder_losses"].append(gradient - features)
 
+    @abstractmethod
     def _step(self, number: int) -> float:
         """Step with the data of this number; the loss."""
-        raise NotImplementedError
 
     def _features(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._mark("features")
